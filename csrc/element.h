@@ -1,0 +1,72 @@
+/**
+ * Elements: how each dtype is loaded into its arithmetic type and rounded back. The only file with an #ifdef per target.
+ *
+ * float32 and float64 are computed in themselves, bfloat16 and float16 in float32. Conversions are branch-free integer
+ * code, so that every compiler vectorises them on every target; a NaN stays a NaN (which one is not promised).
+ */
+#ifndef FS_ELEMENT_H
+#define FS_ELEMENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FS_INLINE static inline __attribute__((always_inline, unused))
+#define FS_CAT_(a, b) a##_##b
+#define FS_CAT(a, b) FS_CAT_(a, b)
+
+#if defined(__clang__)
+/* Rows never overlap where they are written (flatstep.h), so vector loops need no alias checks. */
+#define FS_VECTOR_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FS_VECTOR_LOOP _Pragma("GCC ivdep")
+#endif
+
+FS_INLINE uint32_t fs_bits(float x) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  return u;
+}
+
+FS_INLINE float fs_float(uint32_t u) {
+  float x;
+  __builtin_memcpy(&x, &u, 4);
+  return x;
+}
+
+FS_INLINE float fs_load_f32(float x) { return x; }
+FS_INLINE float fs_store_f32(float x) { return x; }
+FS_INLINE double fs_load_f64(double x) { return x; }
+FS_INLINE double fs_store_f64(double x) { return x; }
+
+FS_INLINE float fs_load_bf16(uint16_t x) { return fs_float((uint32_t)x << 16); }
+
+FS_INLINE uint16_t fs_store_bf16(float x) {
+  const uint32_t u = fs_bits(x);
+  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16; /* to nearest, ties to even */
+  return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? ((u >> 16) | 0x40u) : rounded);
+}
+
+FS_INLINE float fs_load_f16(uint16_t x) {
+  const uint32_t magnitude = ((uint32_t)x & 0x7fffu) << 13;
+  const uint32_t exponent = magnitude & (0x7c00u << 13);
+  const uint32_t normal = magnitude + ((127u - 15u) << 23);
+  const uint32_t special = normal + ((128u - 16u) << 23);                              /* infinity, NaN */
+  const uint32_t small = fs_bits(fs_float(normal + (1u << 23)) - fs_float(113u << 23)); /* zero, subnormal */
+  const uint32_t u = exponent == (0x7c00u << 13) ? special : exponent == 0 ? small : normal;
+  return fs_float(u | ((uint32_t)x & 0x8000u) << 16);
+}
+
+FS_INLINE uint16_t fs_store_f16(float x) {
+  const uint32_t u = fs_bits(x) & 0x7fffffffu, sign = (fs_bits(x) >> 16) & 0x8000u;
+  const uint32_t magic = (127u - 15u + 23u - 10u + 1u) << 23;
+  const uint32_t special = u > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t small = fs_bits(fs_float(u) + fs_float(magic)) - magic; /* the addition rounds */
+  const uint32_t normal = (u - ((127u - 15u) << 23) + 0xfffu + ((u >> 13) & 1u)) >> 13;
+  const uint32_t h = u >= (143u << 23) ? special : u < (113u << 23) ? small : normal;
+  return (uint16_t)(h | sign);
+}
+
+FS_INLINE float fs_root_f32(float x) { return __builtin_sqrtf(x); }
+FS_INLINE double fs_root_f64(double x) { return __builtin_sqrt(x); }
+
+#endif

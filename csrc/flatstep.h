@@ -1,0 +1,107 @@
+/**
+ * flatstep: the C ABI.
+ *
+ * One call does the work: fs_run() takes jobs, a job is one update rule in one dtype over a table of tensors.
+ * Nothing here allocates memory of the caller's, keeps a pointer after the call has returned, or trusts a length it
+ * has not checked: a call that returns anything but FS_OK has changed nothing.
+ *
+ * All structures are little-endian arrays of 64-bit words, so that they can be written from JavaScript:
+ *
+ *   fs_job   4 words   { u32 rule, u32 dtype | u32 rows, u32 hyper_rows | const uint64_t *table | const double *hypers }
+ *   a row    2 + B     { u64 n | u32 hyper, u32 flags | B pointers }        B: the rule's number of buffers
+ *   hypers   H doubles a row, rounded to the dtype's arithmetic type when they are read; H: the rule's number of them
+ *
+ * A row with n = 0 is skipped and its pointers are not looked at. A pointer of a buffer that the row's flags do not
+ * use may be null. Buffers of one job may overlap only where both are read.
+ *
+ * Results do not depend on the instruction set or on the number of threads: rules use + - * / sqrt, comparisons and
+ * sign only, are compiled without contraction, and reductions add in a fixed order.
+ */
+#ifndef FLATSTEP_H
+#define FLATSTEP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** Changes whenever a signature, a structure or the meaning of a value below does. */
+#define FS_ABI_VERSION 1u
+
+#if defined(_WIN32)
+#define FS_API __declspec(dllexport)
+#else
+#define FS_API __attribute__((visibility("default")))
+#endif
+
+/** The element type of all buffers of a job. bf16 and f16 are computed in float32 and rounded once, at the store. */
+enum fs_dtype { FS_F32 = 0, FS_F64 = 1, FS_BF16 = 2, FS_F16 = 3, FS_DTYPES = 4 };
+
+/** Instruction sets, in rising order for one architecture. */
+enum fs_isa { FS_ISA_BASE = 0, FS_ISA_AVX2 = 1, FS_ISA_AVX512 = 2, FS_ISAS = 3 };
+
+enum fs_status {
+  FS_OK = 0,
+  FS_ERR_NULL = -1,     /* a null pointer where memory is needed */
+  FS_ERR_RULE = -2,     /* no such rule */
+  FS_ERR_DTYPE = -3,    /* no such dtype */
+  FS_ERR_FLAGS = -4,    /* a flag that the rule does not have */
+  FS_ERR_HYPER = -5,    /* a row names a row of hyperparameters that is not there */
+  FS_ERR_LENGTH = -6,   /* a length that no memory can have */
+  FS_ERR_ALIGN = -7,    /* a pointer that is not a multiple of its element's size */
+  FS_ERR_OP = -8,       /* no such reduction */
+  FS_ERR_SCRATCH = -9   /* the scratch array is too short */
+};
+
+/** One update rule in one dtype over a table of tensors. */
+typedef struct fs_job {
+  uint32_t rule;          /* from fs_rule_find() */
+  uint32_t dtype;         /* enum fs_dtype */
+  uint32_t rows;          /* tensors in the table */
+  uint32_t hyper_rows;    /* rows of hyperparameters */
+  const uint64_t *table;  /* rows * (2 + B) words */
+  const double *hypers;   /* hyper_rows * H doubles */
+} fs_job;
+
+/** FS_ABI_VERSION of the library that was built. */
+FS_API uint32_t fs_abi_version(void);
+
+/** Processors this process may run on; at least 1. */
+FS_API uint32_t fs_cpu_count(void);
+
+/** The instruction set in use (enum fs_isa); 256 + it on arm64, where the baseline is NEON. */
+FS_API uint32_t fs_isa(void);
+
+/** Uses at most this instruction set from now on, never more than the processor and system have; returns fs_isa(). */
+FS_API uint32_t fs_set_isa(uint32_t isa);
+
+/** The number of a rule by its name (zero-terminated), or -1. */
+FS_API int32_t fs_rule_find(const char *name);
+
+/**
+ * What a rule is, as text: "name|buffers|hyperparameters|flags", each a comma-separated list, buffers with their access
+ * ("param:rw"). Writes at most `capacity` bytes including the final zero; returns the text's length, or -1.
+ */
+FS_API int32_t fs_rule_describe(uint32_t rule, char *text, uint32_t capacity);
+
+/** words[index] = the address of `target`. Lets JavaScript make tables without handling addresses as numbers. */
+FS_API void fs_bind(uint64_t *words, uint32_t index, const void *target);
+
+/**
+ * Runs `count` jobs on at most `threads` threads (the caller's own included). Everything is checked first. Elements are
+ * split evenly; little work stays on the calling thread. Concurrent calls are allowed.
+ */
+FS_API int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads);
+
+/** Elements that one partial result of a reduction covers. */
+#define FS_REDUCE_CHUNK 4096u
+
+/** sum x; sum |x|; sum x*x; sum x*y; max |x| (NaN if there is one). All in float64. */
+enum fs_reduce_op { FS_SUM = 0, FS_SUM_ABS = 1, FS_SUM_SQ = 2, FS_DOT = 3, FS_MAX_ABS = 4, FS_REDUCE_OPS = 5 };
+
+/**
+ * results[i] = op over row i of the table (rows of { u64 n | x | y }, y for FS_DOT only). `partials` is scratch for
+ * at least sum(ceil(n / FS_REDUCE_CHUNK)) doubles. Added in a fixed order: 16 lanes over each chunk, then over the chunks.
+ */
+FS_API int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t rows, double *partials,
+                         uint32_t partials_length, double *results, uint32_t threads);
+
+#endif

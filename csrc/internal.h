@@ -1,0 +1,40 @@
+/** What the parts of the library share: kernels by rule and dtype (cpu.c), and the thread pool (threads.c). */
+#ifndef FS_INTERNAL_H
+#define FS_INTERNAL_H
+
+#include "flatstep.h"
+
+/** One rule in one dtype on one instruction set, over the elements [from, to) of one tensor. */
+typedef void (*fs_kernel)(uint32_t flags, const double *hyper, const uint64_t *pointers, size_t from, size_t to);
+
+/** One chunk of a reduction. */
+typedef double (*fs_chunk)(uint32_t op, const void *x, const void *y, size_t n);
+
+/** What fs_run has to know of a rule to check a table. */
+typedef struct fs_rule {
+  const char *name;
+  const char *description;  /* fs_rule_describe's text */
+  uint32_t buffers, hypers, flags;
+  uint32_t ahead;           /* whether fetching memory ahead pays: where divisions and roots keep the loads waiting */
+  const uint32_t *needs;    /* for each buffer the flags that make it used; 0: always */
+} fs_rule;
+
+#define FS_MAX_BUFFERS 16u
+
+extern const fs_rule fs_rules[];
+extern const uint32_t fs_rule_count;
+extern const uint32_t fs_element_size[FS_DTYPES];
+
+fs_kernel fs_kernel_of(uint32_t rule, uint32_t dtype);
+fs_chunk fs_chunk_of(uint32_t dtype);
+
+#define FS_MAX_THREADS 64u
+
+/** task(context, part) for every part in [0, parts), on up to `parts` threads; returns when all are done. */
+void fs_parallel(void (*task)(void *context, uint32_t part), void *context, uint32_t parts);
+
+/** The floating-point environment rules are defined in: round to nearest, denormals kept. */
+uint32_t fs_enter_float(void);
+void fs_leave_float(uint32_t saved);
+
+#endif

@@ -1,0 +1,45 @@
+/**
+ * One chunk of a reduction, stamped like the rules: element i goes to lane i mod 16, the lanes are added as a tree. So the
+ * order of additions depends neither on the vector width nor on the number of threads.
+ */
+#define FS_LANES 16
+#define FS_REDUCE_LOOP(combine)                                                            \
+  {                                                                                        \
+    size_t i = 0;                                                                          \
+    for (; i + FS_LANES <= n; i += FS_LANES) {                                             \
+      for (size_t j = 0; j < FS_LANES; j++) {                                              \
+        const double v = (double)FS_CAT(fs_load, FS_DTYPE)(x[i + j]);                      \
+        lane[j] = combine;                                                                 \
+      }                                                                                    \
+    }                                                                                      \
+    for (size_t j = 0; i + j < n; j++) {                                                   \
+      const double v = (double)FS_CAT(fs_load, FS_DTYPE)(x[i + j]);                        \
+      lane[j] = combine;                                                                   \
+    }                                                                                      \
+  }
+#define FS_ABSOLUTE(v) ((v) < 0 ? -(v) : (v))
+#define FS_LARGER(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
+
+FS_TARGET static double FS_CAT(FS_CAT(fs_chunk, FS_DTYPE), FS_ISA_NAME)(const uint32_t op, const void *xs,
+                                                                        const void *ys, const size_t n) {
+  const elem *const x = xs, *const y = ys;
+  double lane[FS_LANES] = {0};
+  switch (op) {
+    case FS_SUM: FS_REDUCE_LOOP(lane[j] + v) break;
+    case FS_SUM_ABS: FS_REDUCE_LOOP(lane[j] + FS_ABSOLUTE(v)) break;
+    case FS_SUM_SQ: FS_REDUCE_LOOP(lane[j] + v * v) break;
+    case FS_DOT: FS_REDUCE_LOOP(lane[j] + v * (double)FS_CAT(fs_load, FS_DTYPE)(y[i + j])) break;
+    default: FS_REDUCE_LOOP(FS_LARGER(lane[j], FS_ABSOLUTE(v))) break;
+  }
+  for (size_t half = FS_LANES / 2; half > 0; half /= 2) {
+    for (size_t j = 0; j < half; j++) {
+      lane[j] = op == FS_MAX_ABS ? FS_LARGER(lane[j], lane[j + half]) : lane[j] + lane[j + half];
+    }
+  }
+  return lane[0];
+}
+
+#undef FS_LANES
+#undef FS_REDUCE_LOOP
+#undef FS_ABSOLUTE
+#undef FS_LARGER

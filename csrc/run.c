@@ -1,0 +1,243 @@
+/**
+ * fs_run and fs_reduce: check everything, split the elements evenly, run.
+ */
+#include "internal.h"
+
+#include <string.h>
+
+/* Below this many bytes of traffic a second thread costs more than it brings. */
+#define FS_BYTES_PER_THREAD (256u * 1024u)
+/* Splits fall on multiples of this many elements, so that no two threads write to one cache line. */
+#define FS_SPLIT 64u
+
+/* A place in the jobs: element `at` of row `row` of job `job`. */
+typedef struct cursor {
+  uint32_t job, row;
+  uint64_t at;
+} cursor;
+
+typedef struct run {
+  const fs_job *jobs;
+  cursor part[FS_MAX_THREADS + 1];
+} run;
+
+static uint32_t row_words(const fs_job *job) { return 2 + fs_rules[job->rule].buffers; }
+static uint32_t row_hyper(const uint64_t *row) { return (uint32_t)row[1]; }
+static uint32_t row_flags(const uint64_t *row) { return (uint32_t)(row[1] >> 32); }
+
+/* Checks a job; adds its elements to *elements and their bytes to *bytes. */
+static int32_t check_job(const fs_job *job, uint64_t *elements, uint64_t *bytes) {
+  if (job->rule >= fs_rule_count) return FS_ERR_RULE;
+  if (job->dtype >= FS_DTYPES) return FS_ERR_DTYPE;
+  if (job->rows == 0) return FS_OK;
+  if (job->table == NULL || job->hypers == NULL) return FS_ERR_NULL;
+  if (((uintptr_t)job->table | (uintptr_t)job->hypers) % 8 != 0) return FS_ERR_ALIGN;
+  const fs_rule *rule = &fs_rules[job->rule];
+  const uint32_t size = fs_element_size[job->dtype], words = row_words(job);
+  const uint64_t most = (uint64_t)PTRDIFF_MAX / size;
+  const uint64_t *row = job->table;
+  uint64_t sum = 0;
+  for (uint32_t r = 0; r < job->rows; r++, row += words) {
+    const uint64_t n = row[0];
+    if (n == 0) continue;
+    if (n > most - sum) return FS_ERR_LENGTH;
+    if (row_hyper(row) >= job->hyper_rows) return FS_ERR_HYPER;
+    const uint32_t flags = row_flags(row);
+    if (flags >> rule->flags != 0) return FS_ERR_FLAGS;
+    for (uint32_t b = 0; b < rule->buffers; b++) {
+      if (row[2 + b] == 0) {
+        if (rule->needs[b] == 0 || (rule->needs[b] & flags) != 0) return FS_ERR_NULL;
+      } else if (row[2 + b] % size != 0) {
+        return FS_ERR_ALIGN;
+      }
+    }
+    sum += n;
+  }
+  if (sum > UINT64_MAX / 2 - *elements) return FS_ERR_LENGTH;
+  *elements += sum;
+  if (sum > (UINT64_MAX / 2 - *bytes) / ((uint64_t)rule->buffers * size)) return FS_ERR_LENGTH;
+  *bytes += sum * rule->buffers * size;
+  return FS_OK;
+}
+
+/* Fills in where each part begins: `parts` runs of elements of as equal a length as FS_SPLIT allows. */
+static void split(run *r, uint32_t count, uint64_t elements, uint32_t parts) {
+  uint32_t part = 1;
+  uint64_t before = 0, goal = elements / parts;
+  memset(&r->part[0], 0, sizeof(cursor));
+  for (uint32_t j = 0; j < count && part < parts; j++) {
+    const fs_job *job = &r->jobs[j];
+    const uint32_t words = job->rows ? row_words(job) : 0;
+    const uint64_t *row = job->table;
+    for (uint32_t i = 0; i < job->rows && part < parts; i++, row += words) {
+      while (part < parts && goal < before + row[0]) {
+        const uint64_t at = (goal - before) / FS_SPLIT * FS_SPLIT;
+        r->part[part] = (cursor){j, i, at};
+        part++;
+        goal = (uint64_t)((double)elements * part / parts);
+        if (goal < before + at) goal = before + at;
+      }
+      before += row[0];
+    }
+  }
+  for (; part <= parts; part++) r->part[part] = (cursor){count, 0, 0};
+}
+
+static void prefetch(const uint64_t *row, uint32_t buffers, uint32_t size) {
+  const uint64_t bytes = row[0] * size < 512 ? row[0] * size : 512;
+  for (uint32_t b = 0; b < buffers; b++) {
+    for (uint64_t k = 0; k < bytes; k += 64) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
+  }
+}
+
+/* Long tensors of rules that ask for it go in blocks of this many bytes a buffer, fetched this many bytes ahead. */
+#define FS_BLOCK 1024u
+#define FS_AHEAD 2048u
+
+static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to) {
+  const fs_rule *rule = &fs_rules[job->rule];
+  const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
+  const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
+  if (rule->ahead) {
+    for (const uint64_t block = FS_BLOCK / size; to - from > block; from += block) {
+      for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
+        for (uint32_t b = 0; b < rule->buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
+      }
+      kernel(flags, hypers, row + 2, (size_t)from, (size_t)(from + block));
+    }
+  }
+  kernel(flags, hypers, row + 2, (size_t)from, (size_t)to);
+}
+
+static void run_part(void *context, uint32_t part) {
+  const run *r = context;
+  const cursor end = r->part[part + 1];
+  cursor c = r->part[part];
+  const uint32_t saved = fs_enter_float();
+  for (; c.job < end.job || (c.job == end.job && (c.row < end.row || (c.row == end.row && c.at < end.at)));
+       c.job++, c.row = 0, c.at = 0) {
+    const fs_job *job = &r->jobs[c.job];
+    if (job->rows == 0) continue;
+    const uint32_t words = row_words(job), buffers = fs_rules[job->rule].buffers;
+    const uint32_t size = fs_element_size[job->dtype];
+    const uint32_t last = c.job == end.job ? end.row : job->rows; /* rows that are run to their end */
+    const fs_kernel kernel = fs_kernel_of(job->rule, job->dtype);
+    const uint64_t *row = job->table + (size_t)c.row * words;
+    for (; c.row < last; c.row++, c.at = 0, row += words) {
+      if (c.row + 1 < last) prefetch(row + words, buffers, size);
+      if (row[0] > c.at) run_row(kernel, job, row, c.at, row[0]);
+    }
+    if (c.job == end.job) {
+      if (end.at > c.at) run_row(kernel, job, row, c.at, end.at);
+      break;
+    }
+  }
+  fs_leave_float(saved);
+}
+
+static uint32_t parts_for(uint64_t bytes, uint32_t threads) {
+  const uint64_t worth = bytes / FS_BYTES_PER_THREAD;
+  const uint32_t most = threads > FS_MAX_THREADS ? FS_MAX_THREADS : threads;
+  return worth < 2 || most < 2 ? 1 : worth < most ? (uint32_t)worth : most;
+}
+
+int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads) {
+  if (count == 0) return FS_OK;
+  if (jobs == NULL) return FS_ERR_NULL;
+  if ((uintptr_t)jobs % 8 != 0) return FS_ERR_ALIGN;
+  uint64_t elements = 0, bytes = 0;
+  for (uint32_t j = 0; j < count; j++) {
+    const int32_t status = check_job(&jobs[j], &elements, &bytes);
+    if (status != FS_OK) return status;
+  }
+  if (elements == 0) return FS_OK;
+  run r;
+  r.jobs = jobs;
+  const uint32_t parts = parts_for(bytes, threads);
+  split(&r, count, elements, parts);
+  fs_parallel(run_part, &r, parts);
+  return FS_OK;
+}
+
+typedef struct reduction {
+  const uint64_t *table;
+  double *partials;
+  fs_chunk chunk;
+  uint64_t chunks;
+  uint32_t op, rows, words, size, parts;
+} reduction;
+
+static uint64_t chunks_of(uint64_t n) { return n / FS_REDUCE_CHUNK + (n % FS_REDUCE_CHUNK != 0); }
+
+static void reduce_part(void *context, uint32_t part) {
+  const reduction *r = context;
+  const uint64_t from = r->chunks / r->parts * part + (part < r->chunks % r->parts ? part : r->chunks % r->parts);
+  const uint64_t to = from + r->chunks / r->parts + (part < r->chunks % r->parts);
+  const uint32_t saved = fs_enter_float();
+  uint64_t before = 0;
+  const uint64_t *row = r->table;
+  for (uint32_t i = 0; i < r->rows && before < to; i++, row += r->words) {
+    const uint64_t n = row[0], here = chunks_of(n);
+    for (uint64_t c = from > before ? from - before : 0; c < here && before + c < to; c++) {
+      const uint64_t at = c * FS_REDUCE_CHUNK, left = n - at;
+      const size_t length = (size_t)(left < FS_REDUCE_CHUNK ? left : FS_REDUCE_CHUNK);
+      const char *x = (const char *)(uintptr_t)row[1] + at * r->size;
+      const char *y = r->op == FS_DOT ? (const char *)(uintptr_t)row[2] + at * r->size : NULL;
+      r->partials[before + c] = r->chunk(r->op, x, y, length);
+    }
+    before += here;
+  }
+  fs_leave_float(saved);
+}
+
+int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t rows, double *partials,
+                  uint32_t partials_length, double *results, uint32_t threads) {
+  if (op >= FS_REDUCE_OPS) return FS_ERR_OP;
+  if (dtype >= FS_DTYPES) return FS_ERR_DTYPE;
+  if (rows == 0) return FS_OK;
+  if (table == NULL || results == NULL) return FS_ERR_NULL;
+  if (((uintptr_t)table | (uintptr_t)results | (uintptr_t)partials) % 8 != 0) return FS_ERR_ALIGN;
+  const uint32_t size = fs_element_size[dtype], words = op == FS_DOT ? 3 : 2;
+  const uint64_t *row = table;
+  uint64_t chunks = 0;
+  for (uint32_t i = 0; i < rows; i++, row += words) {
+    if (row[0] == 0) continue;
+    if (row[0] > (uint64_t)PTRDIFF_MAX / size) return FS_ERR_LENGTH;
+    for (uint32_t b = 1; b < words; b++) {
+      if (row[b] == 0) return FS_ERR_NULL;
+      if (row[b] % size != 0) return FS_ERR_ALIGN;
+    }
+    chunks += chunks_of(row[0]);
+    if (chunks > partials_length) return FS_ERR_SCRATCH;
+  }
+  if (chunks > 0 && partials == NULL) return FS_ERR_NULL;
+  const uint64_t bytes = chunks * FS_REDUCE_CHUNK * size * (words - 1);
+  reduction r = {table, partials, fs_chunk_of(dtype), chunks, op, rows, words, size, parts_for(bytes, threads)};
+  fs_parallel(reduce_part, &r, r.parts);
+
+  /* The partial results of a row are reduced in the same way, until one is left. */
+  const uint32_t saved = fs_enter_float();
+  const fs_chunk again = fs_chunk_of(FS_F64);
+  row = table;
+  for (uint32_t i = 0; i < rows; i++, row += words) {
+    uint64_t left = chunks_of(row[0]);
+    double *p = partials;
+    partials += left;
+    if (left == 0) {
+      results[i] = 0;
+      continue;
+    }
+    while (left > 1) {
+      const uint64_t next = chunks_of(left);
+      for (uint64_t c = 0; c < next; c++) {
+        const uint64_t rest = left - c * FS_REDUCE_CHUNK;
+        p[c] = again(op == FS_MAX_ABS ? FS_MAX_ABS : FS_SUM, p + c * FS_REDUCE_CHUNK, NULL,
+                     (size_t)(rest < FS_REDUCE_CHUNK ? rest : FS_REDUCE_CHUNK));
+      }
+      left = next;
+    }
+    results[i] = p[0];
+  }
+  fs_leave_float(saved);
+  return FS_OK;
+}

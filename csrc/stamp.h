@@ -1,0 +1,79 @@
+/**
+ * Stamps every rule for one dtype and one instruction set; included once for each pair.
+ *
+ * Before: FS_DTYPE (f32 …), FS_ISA_NAME (base …), `real` and `elem` (arithmetic and storage type), FS_TARGET (the
+ * function attribute that selects the instruction set) and FS_ROOT. Makes functions NAME_DTYPE_ISA of type fs_kernel.
+ */
+#define FS_STAMPED(name) FS_CAT(FS_CAT(name, FS_DTYPE), FS_ISA_NAME)
+#define HALF ((real)0.5)
+#define LOAD(b) FS_CAT(fs_load, FS_DTYPE)(b[i])
+#define STORE(b, x) (b[i] = FS_CAT(fs_store, FS_DTYPE)(x))
+#define ROOT(x) FS_ROOT(x)
+/* The larger one, or a NaN if there is one. */
+#define MAXIMUM(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
+
+/* The bodies: a header's FS_RULE(name) { … } becomes a function of one element's index. */
+#define FS_FIELD(name) real name;
+#define FS_BUFFER_PARAMETER(name, access, needs) __attribute__((unused)) elem *restrict const name,
+#define FS_FLAG_PARAMETER(name, bit) __attribute__((unused)) const uint32_t name,
+#define FS_RULE(name)                                                                      \
+  struct FS_STAMPED(name##_hypers) {                                                       \
+    name##_HYPERS(FS_FIELD)                                                                \
+  };                                                                                       \
+  FS_INLINE FS_TARGET void FS_STAMPED(name##_body)(                                        \
+      name##_BUFFERS(FS_BUFFER_PARAMETER) name##_FLAGS(FS_FLAG_PARAMETER)                  \
+      const struct FS_STAMPED(name##_hypers) h, const size_t i)
+#include "rules.def"
+#undef FS_RULE
+
+/* The loops: one for each combination of flags, chosen once a tensor. */
+#define FS_READ_HYPER(name) h.name = (real)*hyper++;
+#define FS_FLAG_ARGUMENT(name, bit) (variant >> bit) & 1u,
+#define FS_CASE(name, number)                                                              \
+  case number:                                                                             \
+    if (number < (1u << (0 name##_FLAGS(FS_COUNT)))) {                                     \
+      const uint32_t variant = number;                                                     \
+      FS_VECTOR_LOOP                                                                       \
+      for (size_t i = from; i < to; i++) {                                                 \
+        FS_STAMPED(name##_body)                                                            \
+        (name##_BUFFERS(FS_BUFFER_LOCAL) name##_FLAGS(FS_FLAG_ARGUMENT) h, i);             \
+      }                                                                                    \
+      (void)variant;                                                                       \
+    }                                                                                      \
+    break;
+#define FS_COUNT(...) +1
+#define FS_BUFFER_LOCAL(name, access, needs) name,
+#define FS_BUFFER_DECLARE(name, access, needs) elem *const name = (elem *)(uintptr_t)*pointers++;
+#define RULE(name)                                                                         \
+  FS_TARGET static void FS_STAMPED(name)(const uint32_t flags, const double *hyper,        \
+                                         const uint64_t *pointers, const size_t from,      \
+                                         const size_t to) {                                \
+    struct FS_STAMPED(name##_hypers) h;                                                    \
+    name##_HYPERS(FS_READ_HYPER)                                                           \
+    name##_BUFFERS(FS_BUFFER_DECLARE)                                                      \
+    switch (flags) {                                                                       \
+      FS_CASE(name, 0) FS_CASE(name, 1) FS_CASE(name, 2) FS_CASE(name, 3)                  \
+      FS_CASE(name, 4) FS_CASE(name, 5) FS_CASE(name, 6) FS_CASE(name, 7)                  \
+      FS_CASE(name, 8) FS_CASE(name, 9) FS_CASE(name, 10) FS_CASE(name, 11)                \
+      FS_CASE(name, 12) FS_CASE(name, 13) FS_CASE(name, 14) FS_CASE(name, 15)              \
+      default: break;                                                                      \
+    }                                                                                      \
+  }
+#include "rules.def"
+#undef RULE
+
+#undef FS_STAMPED
+#undef HALF
+#undef LOAD
+#undef STORE
+#undef ROOT
+#undef MAXIMUM
+#undef FS_FIELD
+#undef FS_BUFFER_PARAMETER
+#undef FS_FLAG_PARAMETER
+#undef FS_READ_HYPER
+#undef FS_FLAG_ARGUMENT
+#undef FS_CASE
+#undef FS_COUNT
+#undef FS_BUFFER_LOCAL
+#undef FS_BUFFER_DECLARE

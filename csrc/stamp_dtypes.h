@@ -1,0 +1,34 @@
+/** stamp.h and reduce.h for each dtype; included once for each instruction set. */
+#define FS_DTYPE f32
+#define real float
+#define elem float
+#define FS_ROOT fs_root_f32
+#include "stamp.h"
+#include "reduce.h"
+#undef FS_DTYPE
+#undef elem
+
+#define FS_DTYPE bf16
+#define elem uint16_t
+#include "stamp.h"
+#include "reduce.h"
+#undef FS_DTYPE
+
+#define FS_DTYPE f16
+#include "stamp.h"
+#include "reduce.h"
+#undef FS_DTYPE
+#undef elem
+#undef real
+#undef FS_ROOT
+
+#define FS_DTYPE f64
+#define real double
+#define elem double
+#define FS_ROOT fs_root_f64
+#include "stamp.h"
+#include "reduce.h"
+#undef FS_DTYPE
+#undef elem
+#undef real
+#undef FS_ROOT
