@@ -1,0 +1,175 @@
+import { parse, View } from "vega";
+import { compile, type TopLevelSpec } from "vega-lite";
+import { type History, percent } from "./report.ts";
+
+/** More points than this do not show at 800 pixels; they only make the file larger. */
+const MAX_POINTS = 1500;
+/** The smoothed loss is the mean over a window that is this share of all steps. */
+const WINDOW = 1 / 50;
+
+const BATCH = "each batch";
+
+/** Draws loss, test accuracy and learning rate over the epochs, one below the other, as an SVG 800 pixels wide. */
+export function drawCurves(history: History, title: string, subtitle: readonly string[]): Promise<string> {
+  return new View(parse(compile(specification(history, title, subtitle)).spec), { renderer: "none" }).toSVG();
+}
+
+function specification(history: History, title: string, subtitle: readonly string[]): TopLevelSpec {
+  const { losses, rates, accuracies } = history;
+  const epochs = accuracies.length;
+  const stepsPerEpoch = losses.length / epochs;
+  const every = Math.ceil(losses.length / MAX_POINTS);
+  const curve = (series: string, values: readonly number[]) =>
+    values
+      .map((value, i) => ({ epoch: (i + 1) / stepsPerEpoch, value, series }))
+      .filter((_, i) => i % every === 0 || i === values.length - 1);
+  const window = Math.max(1, Math.round(WINDOW * losses.length));
+  const smoothed = smooth(losses, window);
+  const mean = `mean of ${window} batches`;
+  const points = accuracies.map((accuracy, i) => ({
+    epoch: i + 1,
+    value: 100 * accuracy,
+    label: percent(accuracy),
+  }));
+
+  const x = (last: boolean) => ({
+    field: "epoch",
+    type: "quantitative" as const,
+    scale: { domain: [0, epochs], nice: false },
+    axis: {
+      title: last ? "epochs (passes over the training set)" : null,
+      labels: last,
+      ticks: last,
+      tickMinStep: 1,
+      tickCount: Math.min(epochs, 20),
+      format: "d",
+    },
+  });
+  const y = { field: "value", type: "quantitative" as const };
+  const width = 695;
+
+  return {
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json",
+    description: [title, ...subtitle].join(". "),
+    background: "white",
+    padding: { left: 12, right: 16, top: 12, bottom: 10 },
+    // Vega guesses how wide text is, generously: a longer line would make the picture wider.
+    title: {
+      text: title,
+      subtitle: [...subtitle],
+      anchor: "start",
+      frame: "group",
+      fontSize: 18,
+      subtitleFontSize: 12.5,
+      subtitleLineHeight: 17,
+      subtitlePadding: 5,
+      offset: 14,
+    },
+    spacing: 18,
+    vconcat: [
+      {
+        width,
+        height: 270,
+        data: { values: [...curve(BATCH, losses), ...curve(mean, smoothed)] },
+        mark: { type: "line", clip: true },
+        encoding: {
+          x: x(false),
+          y: {
+            ...y,
+            scale: { type: "log", domain: [lossFloor(losses, smoothed), Math.max(...losses.slice(0, 1), ...smoothed)] },
+            axis: { title: "training loss (nats)", tickCount: 8 },
+          },
+          color: {
+            field: "series",
+            type: "nominal",
+            scale: { domain: [BATCH, mean], range: ["#b5cfe6", "#1f5f99"] },
+            legend: {
+              title: null,
+              orient: "none",
+              legendX: 495,
+              legendY: 8,
+              fillColor: "white",
+              padding: 6,
+              symbolType: "stroke",
+              symbolStrokeWidth: 3,
+              symbolOpacity: 1,
+            },
+          },
+          strokeWidth: { condition: { test: `datum.series === '${BATCH}'`, value: 0.7 }, value: 2 },
+        },
+      },
+      {
+        width,
+        height: 170,
+        data: { values: points },
+        encoding: {
+          x: x(false),
+          y: {
+            ...y,
+            scale: { domain: accuracyDomain(accuracies) },
+            axis: { title: "test accuracy (%)", tickCount: 5 },
+          },
+        },
+        layer: [
+          {
+            mark: {
+              type: "line",
+              color: "#c8571b",
+              strokeWidth: 2,
+              point: { filled: true, size: 45, color: "#c8571b" },
+            },
+          },
+          {
+            // The labels sit above their points, the last one to the left of the panel's edge.
+            transform: epochs > 12 ? [{ filter: `datum.epoch === ${epochs}` }] : [],
+            mark: { type: "text", align: "right", baseline: "bottom", dx: -4, dy: -4, fontSize: 12, color: "#8a3a10" },
+            encoding: { text: { field: "label" } },
+          },
+        ],
+      },
+      {
+        width,
+        height: 130,
+        data: { values: curve("", rates) },
+        mark: { type: "line", color: "#2e7d4f", strokeWidth: 2 },
+        encoding: {
+          x: x(true),
+          y: {
+            ...y,
+            scale: { zero: true },
+            axis: { title: "learning rate", tickCount: 4, labelExpr: "datum.value ? format(datum.value, '~e') : '0'" },
+          },
+        },
+      },
+    ],
+    config: {
+      font: "Helvetica, Arial, sans-serif",
+      aria: false,
+      view: { stroke: "#bbbbbb" },
+      axis: { labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: "normal", gridColor: "#e8e8e8" },
+      axisX: { labelFlush: false },
+      axisY: { titleX: -56, titleAlign: "center" },
+      legend: { labelFontSize: 12, labelLimit: 300 },
+    },
+  };
+}
+
+/** The mean over `window` values around each value; at the ends over those that there are. */
+function smooth(values: readonly number[], window: number): number[] {
+  const before = Math.floor(window / 2);
+  return values.map((_, i) => {
+    const around = values.slice(Math.max(0, i - before), i - before + window);
+    return around.reduce((sum, value) => sum + value, 0) / around.length;
+  });
+}
+
+/** Where the loss axis ends: below the smoothed curve, above the luckiest batches, which would stretch it. */
+function lossFloor(losses: readonly number[], smoothed: readonly number[]): number {
+  const sorted = [...losses].sort((a, b) => a - b);
+  return Math.max(1e-6, Math.min(sorted[Math.floor(sorted.length / 50)]!, 0.8 * Math.min(...smoothed)));
+}
+
+/** Whole percents around all accuracies, with room for a label above the highest. */
+function accuracyDomain(accuracies: readonly number[]): [number, number] {
+  return [Math.floor(100 * Math.min(...accuracies)), Math.min(100, Math.ceil(100 * Math.max(...accuracies) + 0.3))];
+}

@@ -1,0 +1,148 @@
+import { parseArgs } from "node:util";
+import { TRAIN_COUNT } from "./data.ts";
+
+/** What the command line sets. */
+export interface Options {
+  epochs: number;
+  seed: number;
+  batchSize: number;
+  lr: number;
+  weightDecay: number;
+  out: string;
+  minAccuracy: number;
+}
+
+/** A mistake on the command line; the message says which and what would be right. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}
+
+interface NumberRule {
+  /** Completes the sentence "--epochs must be ...". */
+  readonly allowed: string;
+  readonly accepts: (value: number) => boolean;
+  readonly default: number;
+  readonly help: string;
+}
+
+const integer = (low: number, high = Infinity) => (value: number): boolean =>
+  Number.isSafeInteger(value) && value >= low && value <= high;
+
+const NUMBERS = {
+  "epochs": {
+    allowed: "an integer >= 1",
+    accepts: integer(1),
+    default: 5,
+    help: "passes over the training set",
+  },
+  "seed": {
+    allowed: "an integer from 0 to 4294967295",
+    accepts: integer(0, 2 ** 32 - 1),
+    default: 0,
+    help: "decides the first weights and the order of the images",
+  },
+  "batch-size": {
+    allowed: `an integer from 1 to ${TRAIN_COUNT}`,
+    accepts: integer(1, TRAIN_COUNT),
+    default: 64,
+    help: "images in a step",
+  },
+  "lr": {
+    allowed: "a finite number > 0",
+    accepts: (value: number): boolean => value > 0,
+    default: 2e-3,
+    help: "highest learning rate, after the warm-up",
+  },
+  "weight-decay": {
+    allowed: "a finite number >= 0",
+    accepts: (value: number): boolean => value >= 0,
+    default: 0.1,
+    help: "decay of the weights; biases have none",
+  },
+  "min-accuracy": {
+    allowed: "a number from 0 to 1",
+    accepts: (value: number): boolean => value >= 0 && value <= 1,
+    default: 0,
+    help: "exit with 1 if the final test accuracy is below this",
+  },
+} as const satisfies Record<string, NumberRule>;
+
+const OUT = { allowed: "a path that ends in .svg", default: "out/mnist.svg", help: "where the curves are drawn" };
+
+const NAMES = [...Object.keys(NUMBERS), "out"];
+
+/** Reads the command line; null if it asks for help. */
+export function parseOptions(args: string[]): Options | null {
+  // Not strict: parseArgs' own messages differ between runtimes and do not name what is allowed.
+  const { tokens } = parseArgs({
+    args,
+    strict: false,
+    tokens: true,
+    options: {
+      ...Object.fromEntries(NAMES.map((name) => [name, { type: "string" as const }])),
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  const given = new Map<string, string | undefined>();
+  for (const token of tokens) {
+    if (token.kind === "positional") throw new UsageError(`unexpected argument ${token.value}; options start with --`);
+    if (token.kind !== "option") continue;
+    const { name, rawName, value } = token;
+    if (name === "help") {
+      if (value !== undefined) throw new UsageError(`--help takes no value, got ${value}`);
+      return null;
+    }
+    if (!NAMES.includes(name)) {
+      const allowed = NAMES.map((known) => `--${known}`).join(", ");
+      throw new UsageError(
+        `unknown option ${rawName}${value === undefined ? "" : `=${value}`}; allowed are ${allowed}, --help`,
+      );
+    }
+    given.set(name, value);
+  }
+
+  const number = (name: keyof typeof NUMBERS): number => {
+    const rule: NumberRule = NUMBERS[name];
+    if (!given.has(name)) return rule.default;
+    const value = toNumber(given.get(name));
+    if (!Number.isFinite(value) || !rule.accepts(value)) throw wrongValue(name, rule.allowed, given.get(name));
+    return value;
+  };
+  const out = given.has("out") ? given.get("out") : OUT.default;
+  if (!out?.endsWith(".svg")) throw wrongValue("out", OUT.allowed, out);
+
+  return {
+    epochs: number("epochs"),
+    seed: number("seed"),
+    batchSize: number("batch-size"),
+    lr: number("lr"),
+    weightDecay: number("weight-decay"),
+    out,
+    minAccuracy: number("min-accuracy"),
+  };
+}
+
+/** What `--help` prints. */
+export function usage(): string {
+  const rows = Object.entries<NumberRule | typeof OUT>({ ...NUMBERS, out: OUT }).map(([name, rule]) =>
+    `  --${name}=`.padEnd(18) + `${rule.help}\n${"".padEnd(18)}(${rule.allowed}; default ${rule.default})`
+  );
+  return [
+    "Trains a digit classifier on MNIST: gradients from jax-js, updates from flatstep's AdamW.",
+    "",
+    "  deno run -A examples/train_mnist.ts [options]",
+    "  bun examples/train_mnist.ts [options]",
+    "",
+    ...rows,
+    "  --help, -h".padEnd(18) + "print this",
+  ].join("\n");
+}
+
+/** A decimal number; anything else, such as "", "0x10" or "ten", is NaN. */
+function toNumber(text: string | undefined): number {
+  return text !== undefined && /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : NaN;
+}
+
+function wrongValue(name: string, allowed: string, value: string | undefined): UsageError {
+  return new UsageError(`--${name} must be ${allowed}, got ${value || "nothing"}`);
+}

@@ -1,0 +1,80 @@
+/**
+ * What a backend is: something that runs jobs. A job *carries* its rule, so that no backend knows an optimizer and no
+ * optimizer a backend: `js.ts` runs the rule's TypeScript body, the native backends look its name up in the library.
+ *
+ * @module
+ */
+
+import type { DType, TypedArray } from "../src/dtype.ts";
+
+/** Numbers a rule's TypeScript body works on: float16 and bfloat16 reach it as float32. */
+export type Numbers = Float32Array | Float64Array;
+
+/** An update rule: what `csrc/rules/NAME.h` says, once more in TypeScript. */
+export interface Rule {
+  /** The name of the C rule. */
+  readonly name: string;
+  /** The buffers in order, with their access: `"param:rw"`, `"grad:r"`. */
+  readonly buffers: readonly string[];
+  /** The hyperparameters in order. */
+  readonly hypers: readonly string[];
+  /** The flags, from bit 0. */
+  readonly flags: readonly string[];
+  /**
+   * The body, over the elements [0, n) of one tensor.
+   *
+   * @param round rounds to the arithmetic type: Math.fround for float32, nothing for float64; called after every operation
+   * @param flags the flags that are set
+   * @param h the hyperparameters, rounded
+   * @param b the buffers; those that the flags do not use may be missing
+   */
+  readonly body: (round: (x: number) => number, flags: number, h: readonly number[], b: readonly Numbers[], n: number) => void;
+}
+
+/** One rule in one dtype over a table of tensors, in the form its backend runs. Rows keep what they were given. */
+export interface Job {
+  readonly rule: Rule;
+  readonly dtype: DType;
+  readonly rows: number;
+  /** Elements of a row; 0: the row is skipped. */
+  setLength(row: number, n: number): void;
+  /** Which row of the hyperparameters a row uses, from 0. */
+  setHyper(row: number, hyper: number): void;
+  /** The rule's flags that are set for a row. */
+  setFlags(row: number, flags: number): void;
+  /** The array behind a buffer of a row. It is kept alive; whether it still is what it was, the caller checks each step. */
+  bind(row: number, buffer: number, array: TypedArray): void;
+  /** The hyperparameters: rows of as many numbers as the rule has. Read at each run. */
+  bindHypers(hypers: Float64Array, rows: number): void;
+}
+
+/** Reductions: sum x, sum |x|, sum x², sum x·y, max |x|; in float64, in a fixed order. In the library's numbering. */
+export const REDUCTIONS = ["sum", "sumAbs", "sumSq", "dot", "maxAbs"] as const;
+/** One of {@linkcode REDUCTIONS}. */
+export type Reduction = typeof REDUCTIONS[number];
+
+/** Elements that one partial result covers (FS_REDUCE_CHUNK). */
+export const REDUCE_CHUNK = 4096;
+
+/** Instruction sets, as `backend().isa` names them. */
+export type Isa = "avx512" | "avx2" | "sse2" | "neon" | "simd128" | "none";
+
+/** What runs jobs. */
+export interface Backend {
+  /** What it is. */
+  readonly name: "deno-ffi" | "bun-ffi" | "wasm" | "js";
+  /** The instruction set in use. */
+  readonly isa: Isa;
+  /** The library's path, or null. */
+  readonly library: string | null;
+  /** Processors there are; the default number of threads. */
+  readonly cpus: number;
+  /** A new job of empty rows. */
+  createJob(rule: Rule, dtype: DType, rows: number): Job;
+  /** Runs jobs that this backend made, on at most `threads` threads. */
+  run(jobs: readonly Job[], threads: number): void;
+  /** One number for each array (each pair of arrays of one length, for "dot"). */
+  reduce(op: Reduction, dtype: DType, xs: readonly TypedArray[], ys: readonly TypedArray[] | null, threads: number): number[];
+  /** Uses at most this instruction set; for tests. */
+  setIsa(isa: Isa): void;
+}

@@ -1,0 +1,136 @@
+/**
+ * The TypeScript backend: runs the rules' own bodies. The for-loop implementation, the readable reference, and what works
+ * where nothing native may be opened. The same bits as the compiled code.
+ *
+ * @module
+ */
+
+import { type DType, readInto, type TypedArray, writeFrom } from "../src/dtype.ts";
+import { type Backend, type Job, type Numbers, REDUCE_CHUNK, type Reduction, type Rule } from "./backend.ts";
+
+const identity = (x: number): number => x;
+
+/** Elements of a 16-bit tensor that are converted at a time. */
+const BLOCK = 4096;
+
+class JsJob implements Job {
+  readonly #lengths: number[];
+  readonly #hyper: number[];
+  readonly #flags: number[];
+  readonly #buffers: TypedArray[][];
+  readonly #written: boolean[];
+  #hypers: Float64Array = new Float64Array();
+
+  constructor(readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
+    this.#lengths = new Array(rows).fill(0);
+    this.#hyper = new Array(rows).fill(0);
+    this.#flags = new Array(rows).fill(0);
+    this.#buffers = Array.from({ length: rows }, () => []);
+    this.#written = rule.buffers.map((b) => b.endsWith(":rw"));
+  }
+
+  setLength(row: number, n: number): void {
+    this.#lengths[row] = n;
+  }
+  setHyper(row: number, hyper: number): void {
+    this.#hyper[row] = hyper;
+  }
+  setFlags(row: number, flags: number): void {
+    this.#flags[row] = flags;
+  }
+  bind(row: number, buffer: number, array: TypedArray): void {
+    this.#buffers[row]![buffer] = array;
+  }
+  bindHypers(hypers: Float64Array): void {
+    this.#hypers = hypers;
+  }
+
+  run(): void {
+    const round = this.dtype === "float64" ? identity : Math.fround, count = this.rule.hypers.length;
+    for (let row = 0; row < this.rows; row++) {
+      const n = this.#lengths[row]!;
+      if (n === 0) continue;
+      const at = this.#hyper[row]! * count;
+      const h = Array.from(this.#hypers.subarray(at, at + count), round);
+      const buffers = this.#buffers[row]!, flags = this.#flags[row]!;
+      if (this.dtype === "float32" || this.dtype === "float64") {
+        this.rule.body(round, flags, h, buffers as Numbers[], n);
+      } else {
+        this.#runHalves(flags, h, buffers, n);
+      }
+    }
+  }
+
+  /** 16-bit elements: a block at a time as float32, then rounded back. */
+  #runHalves(flags: number, h: readonly number[], buffers: readonly TypedArray[], n: number): void {
+    const block = buffers.map(() => new Float32Array(Math.min(n, BLOCK)));
+    for (let from = 0; from < n; from += BLOCK) {
+      const length = Math.min(BLOCK, n - from);
+      buffers.forEach((b, k) => readInto(block[k]!, b, this.dtype, from, length));
+      this.rule.body(Math.fround, flags, h, block, length);
+      buffers.forEach((b, k) => {
+        if (this.#written[k]) writeFrom(b, this.dtype, from, block[k]!, length);
+      });
+    }
+  }
+}
+
+const LANES = 16;
+const larger = (a: number, b: number): number => (a >= b || a !== a ? a : b);
+
+/** One chunk, in the order of csrc/reduce.h: element i to lane i mod 16, then the lanes as a tree. */
+function reduceChunk(op: Reduction, x: Numbers, y: Numbers, n: number): number {
+  const lane = new Float64Array(LANES);
+  for (let i = 0; i < n; i++) {
+    const j = i % LANES, v = x[i]!, a = lane[j]!;
+    lane[j] = op === "sum"
+      ? a + v
+      : op === "sumAbs"
+      ? a + (v < 0 ? -v : v)
+      : op === "sumSq"
+      ? a + v * v
+      : op === "dot"
+      ? a + v * y[i]!
+      : larger(a, v < 0 ? -v : v);
+  }
+  for (let half = LANES / 2; half > 0; half /= 2) {
+    for (let j = 0; j < half; j++) {
+      lane[j] = op === "maxAbs" ? larger(lane[j]!, lane[j + half]!) : lane[j]! + lane[j + half]!;
+    }
+  }
+  return lane[0]!;
+}
+
+function reduceOne(op: Reduction, dtype: DType, x: TypedArray, y: TypedArray | undefined): number {
+  const block = new Float64Array(REDUCE_CHUNK), other = new Float64Array(REDUCE_CHUNK);
+  let partials: number[] = [];
+  for (let from = 0; from < x.length; from += REDUCE_CHUNK) {
+    const n = Math.min(REDUCE_CHUNK, x.length - from);
+    readInto(block, x, dtype, from, n);
+    if (y) readInto(other, y, dtype, from, n);
+    partials.push(reduceChunk(op, block, other, n));
+  }
+  while (partials.length > 1) {
+    const next: number[] = [];
+    for (let from = 0; from < partials.length; from += REDUCE_CHUNK) {
+      const some = Float64Array.from(partials.slice(from, from + REDUCE_CHUNK));
+      next.push(reduceChunk(op === "maxAbs" ? op : "sum", some, some, some.length));
+    }
+    partials = next;
+  }
+  return partials[0] ?? 0;
+}
+
+/** The TypeScript backend. There is one. */
+export const jsBackend: Backend = {
+  name: "js",
+  isa: "none",
+  library: null,
+  cpus: 1,
+  createJob: (rule, dtype, rows) => new JsJob(rule, dtype, rows),
+  run(jobs) {
+    for (const job of jobs as readonly JsJob[]) job.run();
+  },
+  reduce: (op, dtype, xs, ys) => xs.map((x, i) => reduceOne(op, dtype, x, ys?.[i])),
+  setIsa() {},
+};

@@ -1,0 +1,201 @@
+/**
+ * Picks the backend, once, at the first use that needs one: native, else TypeScript, with a reason for each "no".
+ *
+ * @module
+ */
+
+import { NativeLibraryError, show } from "../src/errors.ts";
+import type { Backend, Isa } from "./backend.ts";
+import { jsBackend } from "./js.ts";
+import { NativeBackend } from "./native.ts";
+import { deno, env, isBun, openBun, openDeno, platform } from "./runtime.ts";
+import { ABI_VERSION, toBun, toDeno } from "./symbols.ts";
+
+/** What is in use, as {@linkcode backend} tells it. */
+export interface BackendInfo {
+  /** How the update rules are run. */
+  name: "deno-ffi" | "bun-ffi" | "wasm" | "js";
+  /** The instruction set in use. */
+  isa: Isa;
+  /** Threads that a step may use. */
+  threads: number;
+  /** The path of the native library, or null where none is open. */
+  library: string | null;
+  /** Why nothing better is in use. */
+  why?: string;
+}
+
+interface Choice {
+  /** What runs groups that leave the choice to the library. */
+  readonly best: Backend;
+  /** Compiled code, if there is any. */
+  readonly compiled: Backend | null;
+  /** Why there is none. */
+  readonly why: string | undefined;
+}
+
+const NAMES: Record<string, string> = { win32: "flatstep.dll", darwin: "libflatstep.dylib" };
+const ISA_NAMES: readonly Isa[] = ["sse2", "avx2", "avx512", "neon"];
+
+let choice: Choice | undefined;
+let threads: number | undefined;
+
+/** Where the library may be: a path that was given, or beside the sources. */
+function candidates(): { paths: string[]; reasons: string[] } {
+  const given = env("FLATSTEP_LIBRARY");
+  if (given !== undefined) return { paths: [given], reasons: [] };
+  const target = platform();
+  if (target === null) return { paths: [], reasons: ["this runtime has no native libraries"] };
+  if (!import.meta.url.startsWith("file:")) {
+    return { paths: [], reasons: ["the package was not imported from a file, and FLATSTEP_LIBRARY is not set"] };
+  }
+  const file = NAMES[target.split("-")[0]!] ?? "libflatstep.so";
+  const targets = target.startsWith("linux-") ? [target, `${target}-musl`] : [target];
+  return { paths: targets.map((t) => fromFileUrl(new URL(`../lib/${t}/${file}`, import.meta.url))), reasons: [] };
+}
+
+function fromFileUrl(url: URL): string {
+  const path = decodeURIComponent(url.pathname);
+  return /^\/[A-Za-z]:\//.test(path) ? path.slice(1).replaceAll("/", "\\") : path;
+}
+
+/** Opens the native library, or says why not. */
+function openNative(): { backend: NativeBackend | null; why: string } {
+  if (!deno && !isBun) return { backend: null, why: "native libraries can be opened in Deno and in Bun only" };
+  const { paths, reasons } = candidates();
+  for (const path of paths) {
+    try {
+      const functions = deno ? openDeno(path, toDeno()) : openBun(path, toBun());
+      const version = functions.fs_abi_version();
+      if (version !== ABI_VERSION) {
+        reasons.push(`${path}: it has ABI version ${version}, and ${ABI_VERSION} is needed`);
+        continue;
+      }
+      return { backend: new NativeBackend(deno ? "deno-ffi" : "bun-ffi", path, functions), why: "" };
+    } catch (error) {
+      reasons.push(`${path}: ${(error as Error).message.split("\n")[0]}`);
+    }
+  }
+  return { backend: null, why: reasons.join("\n") };
+}
+
+function failure(asked: string, why: string): NativeLibraryError {
+  return new NativeLibraryError(
+    `${asked}, but the native library cannot be opened:\n${why.split("\n").map((line) => `  ${line}`).join("\n")}\n` +
+      "To mend it: build it by `deno task build`, or set FLATSTEP_LIBRARY to its path; Deno needs --allow-ffi.\n" +
+      "Without it: leave `foreach`, `fused` and FLATSTEP_BACKEND unset, and the steps run in TypeScript.",
+  );
+}
+
+function choose(): Choice {
+  const asked = env("FLATSTEP_BACKEND");
+  if (asked !== undefined && !["js", "wasm", "native"].includes(asked)) {
+    throw new RangeError(`FLATSTEP_BACKEND must be js, wasm or native, got ${show(asked)}`);
+  }
+  if (asked === "wasm") {
+    throw new NativeLibraryError("FLATSTEP_BACKEND is wasm, but this version has no WebAssembly build: use native or js");
+  }
+  if (asked === "js") return { best: jsBackend, compiled: null, why: "FLATSTEP_BACKEND is js" };
+  const { backend, why } = openNative();
+  if (backend === null) {
+    if (asked === "native") throw failure("FLATSTEP_BACKEND is native", why);
+    return { best: jsBackend, compiled: null, why };
+  }
+  const isa = env("FLATSTEP_ISA");
+  if (isa !== undefined) {
+    if (!ISA_NAMES.includes(isa as Isa)) {
+      throw new RangeError(`FLATSTEP_ISA must be one of ${ISA_NAMES.join(", ")}, got ${show(isa)}`);
+    }
+    backend.setIsa(isa as Isa);
+  }
+  return { best: backend, compiled: backend, why: undefined };
+}
+
+/** What runs groups that leave the choice to the library. */
+export function bestBackend(): Backend {
+  return (choice ??= choose()).best;
+}
+
+/**
+ * Compiled code, for groups that ask for it.
+ *
+ * @param asked what asked for it, for the message: `"foreach is true"`
+ * @throws {NativeLibraryError} if there is none
+ */
+export function compiledBackend(asked: string): Backend {
+  const { compiled, why } = choice ??= choose();
+  if (compiled === null) throw failure(asked, why ?? "");
+  return compiled;
+}
+
+/**
+ * Tells what runs the steps. The first call opens the native library, if it may.
+ *
+ * @returns the backend's name, instruction set, threads, library, and why nothing better is in use
+ * @throws {NativeLibraryError} if FLATSTEP_BACKEND asks for a backend that cannot be had
+ * @example
+ * ```ts
+ * import { backend } from "@flatstep/optim";
+ *
+ * const { name, threads } = backend();
+ * console.assert(["deno-ffi", "bun-ffi", "wasm", "js"].includes(name) && threads >= 1);
+ * ```
+ */
+export function backend(): BackendInfo {
+  const best = bestBackend(), why = choice!.why;
+  return {
+    name: best.name,
+    isa: best.isa,
+    threads: best.name === "js" ? 1 : getNumThreads(),
+    library: best.library,
+    ...(why === undefined ? {} : { why }),
+  };
+}
+
+/**
+ * Sets how many threads a step may use; small steps use one all the same. Results do not depend on it.
+ *
+ * @param n the number of threads, an integer >= 1; the library has at most 64
+ * @throws {RangeError} if n is anything else
+ * @example
+ * ```ts
+ * import { getNumThreads, setNumThreads } from "@flatstep/optim";
+ *
+ * const before = getNumThreads();
+ * setNumThreads(1);
+ * console.assert(getNumThreads() === 1);
+ * setNumThreads(before);
+ * ```
+ */
+export function setNumThreads(n: number): void {
+  if (!Number.isSafeInteger(n) || n < 1) throw new RangeError(`n must be an integer >= 1, got ${show(n)}`);
+  threads = n;
+}
+
+/**
+ * Tells how many threads a step may use: what `setNumThreads` or FLATSTEP_NUM_THREADS said, else the processors there are.
+ *
+ * @returns the number of threads
+ * @throws {RangeError} if FLATSTEP_NUM_THREADS is no integer >= 1
+ * @example
+ * ```ts
+ * import { getNumThreads } from "@flatstep/optim";
+ *
+ * console.assert(getNumThreads() >= 1);
+ * ```
+ */
+export function getNumThreads(): number {
+  if (threads === undefined) {
+    const text = env("FLATSTEP_NUM_THREADS");
+    if (text === undefined) {
+      threads = bestBackend().cpus;
+    } else {
+      const n = Number(text);
+      if (!Number.isSafeInteger(n) || n < 1) {
+        throw new RangeError(`FLATSTEP_NUM_THREADS must be an integer >= 1, got ${show(text)}`);
+      }
+      threads = n;
+    }
+  }
+  return threads;
+}

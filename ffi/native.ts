@@ -1,0 +1,164 @@
+/**
+ * The native backend, for Deno and Bun alike: tables of addresses in typed arrays, one call to run them.
+ *
+ * Addresses never become JavaScript numbers: `fs_bind` writes them into a table. Before an array's address is taken its
+ * `buffer` is read, because Bun moves the elements of small typed arrays the first time that is done, and never again.
+ *
+ * @module
+ */
+
+import { type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
+import { type Backend, type Isa, type Job, REDUCE_CHUNK, type Reduction, REDUCTIONS, type Rule } from "./backend.ts";
+import { type Functions, type Memory, STATUS } from "./symbols.ts";
+
+const JOB_WORDS = 8; // 32-bit words of an fs_job
+const ISAS: readonly Isa[] = ["sse2", "avx2", "avx512"];
+
+/** The instruction set behind fs_isa()'s number. */
+function isaName(isa: number): Isa {
+  return isa >= 256 ? "neon" : ISAS[isa] ?? "none";
+}
+
+/** fs_bind, after the array's memory has been made to stay where it is. */
+function bind(functions: Functions, words: Uint32Array, index: number, target: Memory): void {
+  if (target.buffer === undefined) throw new TypeError("an array without memory");
+  functions.fs_bind(words, index, target);
+}
+
+class NativeJob implements Job {
+  /** The fs_job structure. */
+  readonly words: Uint32Array = new Uint32Array(new ArrayBuffer(JOB_WORDS * 4));
+  readonly #table: Uint32Array;
+  readonly #stride: number; // 32-bit words of a row
+  readonly #kept: TypedArray[]; // what the table's addresses point into
+  readonly #functions: Functions;
+  #hypers: Float64Array | undefined;
+
+  constructor(functions: Functions, id: number, readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
+    this.#functions = functions;
+    this.#stride = 2 * (2 + rule.buffers.length);
+    this.#table = new Uint32Array(new ArrayBuffer(rows * this.#stride * 4));
+    this.#kept = [];
+    this.words[0] = id;
+    this.words[1] = DTYPES.indexOf(dtype);
+    this.words[2] = rows;
+    if (rows > 0) bind(functions, this.words, 2, this.#table);
+  }
+
+  setLength(row: number, n: number): void {
+    const at = row * this.#stride;
+    this.#table[at] = n >>> 0;
+    this.#table[at + 1] = n / 0x100000000;
+  }
+  setHyper(row: number, hyper: number): void {
+    this.#table[row * this.#stride + 2] = hyper;
+  }
+  setFlags(row: number, flags: number): void {
+    this.#table[row * this.#stride + 3] = flags;
+  }
+  bind(row: number, buffer: number, array: TypedArray): void {
+    this.#kept[row * this.rule.buffers.length + buffer] = array;
+    bind(this.#functions, this.#table, row * (this.#stride / 2) + 2 + buffer, array);
+  }
+  bindHypers(hypers: Float64Array, rows: number): void {
+    this.words[3] = rows;
+    if (hypers === this.#hypers) return;
+    this.#hypers = hypers;
+    bind(this.#functions, this.words, 3, hypers);
+  }
+}
+
+/** The native library behind its functions. */
+export class NativeBackend implements Backend {
+  readonly name: "deno-ffi" | "bun-ffi";
+  readonly library: string;
+  readonly cpus: number;
+  readonly #functions: Functions;
+  readonly #ids = new Map<string, number>();
+  #batch = new Uint32Array(new ArrayBuffer(4 * JOB_WORDS * 4));
+
+  constructor(name: "deno-ffi" | "bun-ffi", library: string, functions: Functions) {
+    this.name = name;
+    this.library = library;
+    this.#functions = functions;
+    this.cpus = functions.fs_cpu_count();
+  }
+
+  get isa(): Isa {
+    return isaName(this.#functions.fs_isa());
+  }
+
+  setIsa(isa: Isa): void {
+    const index = ISAS.indexOf(isa);
+    this.#functions.fs_set_isa(index < 0 ? 0 : index);
+  }
+
+  /** "name|buffers|hypers|flags" as the library has them; null for a rule it does not have. */
+  describe(rule: string): string | null {
+    const id = this.#find(rule);
+    if (id < 0) return null;
+    const text = new Uint8Array(4096);
+    this.#functions.fs_rule_describe(id, text, text.length);
+    return new TextDecoder().decode(text.subarray(0, text.indexOf(0)));
+  }
+
+  createJob(rule: Rule, dtype: DType, rows: number): Job {
+    const id = this.#find(rule.name);
+    if (id < 0) throw new Error(`${this.library} has no rule "${rule.name}"; build it again: deno task build`);
+    return new NativeJob(this.#functions, id, rule, dtype, rows);
+  }
+
+  run(jobs: readonly Job[], threads: number): void {
+    if (this.#batch.length < jobs.length * JOB_WORDS) {
+      this.#batch = new Uint32Array(new ArrayBuffer(jobs.length * 2 * JOB_WORDS * 4));
+    }
+    for (let j = 0; j < jobs.length; j++) {
+      const words = (jobs[j] as NativeJob).words;
+      for (let k = 0; k < JOB_WORDS; k++) this.#batch[j * JOB_WORDS + k] = words[k]!;
+    }
+    this.#check(this.#functions.fs_run(this.#batch, jobs.length, threads), "fs_run");
+  }
+
+  reduce(op: Reduction, dtype: DType, xs: readonly TypedArray[], ys: readonly TypedArray[] | null, threads: number): number[] {
+    const width = ys ? 3 : 2;
+    const table = new Uint32Array(new ArrayBuffer(Math.max(1, xs.length) * width * 8));
+    let chunks = 0;
+    xs.forEach((x, i) => {
+      const at = i * width;
+      table[at * 2] = x.length >>> 0;
+      table[at * 2 + 1] = x.length / 0x100000000;
+      chunks += Math.ceil(x.length / REDUCE_CHUNK);
+      if (x.length === 0) return;
+      bind(this.#functions, table, at + 1, x);
+      if (ys) bind(this.#functions, table, at + 2, ys[i]!);
+    });
+    const partials = new Float64Array(new ArrayBuffer(Math.max(1, chunks) * 8));
+    const results = new Float64Array(new ArrayBuffer(Math.max(1, xs.length) * 8));
+    const status = this.#functions.fs_reduce(
+      REDUCTIONS.indexOf(op),
+      DTYPES.indexOf(dtype),
+      table,
+      xs.length,
+      partials,
+      partials.length,
+      results,
+      threads,
+    );
+    this.#check(status, "fs_reduce");
+    return Array.from(results.subarray(0, xs.length));
+  }
+
+  #find(name: string): number {
+    let id = this.#ids.get(name);
+    if (id === undefined) {
+      id = this.#functions.fs_rule_find(new TextEncoder().encode(`${name}\0`));
+      this.#ids.set(name, id);
+    }
+    return id;
+  }
+
+  #check(status: number, call: string): void {
+    if (status !== 0) throw new Error(`${call} of ${this.library} failed: ${STATUS[status] ?? `status ${status}`}`);
+  }
+}
+

@@ -1,0 +1,80 @@
+/**
+ * The C ABI of csrc/flatstep.h, once, in neutral terms, and its translation for each runtime's FFI.
+ *
+ * @module
+ */
+
+import type { TypedArray } from "../src/dtype.ts";
+
+/** FS_ABI_VERSION of the header this file was written against. */
+export const ABI_VERSION = 1;
+
+type Type = "u32" | "i32" | "buffer" | "void";
+
+/** [parameters, result] of each function; the C line is in csrc/flatstep.h. */
+export const SYMBOLS = {
+  fs_abi_version: [[], "u32"],
+  fs_cpu_count: [[], "u32"],
+  fs_isa: [[], "u32"],
+  fs_set_isa: [["u32"], "u32"],
+  fs_rule_find: [["buffer"], "i32"],
+  fs_rule_describe: [["u32", "buffer", "u32"], "i32"],
+  fs_bind: [["buffer", "u32", "buffer"], "void"],
+  fs_run: [["buffer", "u32", "u32"], "i32"],
+  fs_reduce: [["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"], "i32"],
+} as const satisfies Record<string, readonly [readonly Type[], Type]>;
+
+/** Memory that a call reads or writes during the call. */
+export type Memory = TypedArray | Uint8Array | Uint32Array;
+
+/** The functions, as both runtimes hand them out. */
+export interface Functions {
+  fs_abi_version(): number;
+  fs_cpu_count(): number;
+  fs_isa(): number;
+  fs_set_isa(isa: number): number;
+  fs_rule_find(name: Memory): number;
+  fs_rule_describe(rule: number, text: Memory, capacity: number): number;
+  fs_bind(words: Memory, index: number, target: Memory): void;
+  fs_run(jobs: Memory, count: number, threads: number): number;
+  fs_reduce(
+    op: number,
+    dtype: number,
+    table: Memory,
+    rows: number,
+    partials: Memory,
+    partialsLength: number,
+    results: Memory,
+    threads: number,
+  ): number;
+}
+
+/** The symbols as Deno.dlopen takes them. */
+export function toDeno(): Record<string, { parameters: readonly string[]; result: string }> {
+  return Object.fromEntries(
+    Object.entries(SYMBOLS).map(([name, [parameters, result]]) => [name, { parameters, result }]),
+  );
+}
+
+/** The symbols as bun:ffi's dlopen takes them. */
+export function toBun(): Record<string, { args: string[]; returns: string }> {
+  const type = (t: Type) => t === "buffer" ? "ptr" : t;
+  return Object.fromEntries(
+    Object.entries(SYMBOLS).map((
+      [name, [parameters, result]],
+    ) => [name, { args: parameters.map(type), returns: type(result) }]),
+  );
+}
+
+/** What a status other than 0 means (enum fs_status). */
+export const STATUS: Readonly<Record<number, string>> = {
+  [-1]: "a null pointer where memory is needed",
+  [-2]: "no such rule",
+  [-3]: "no such dtype",
+  [-4]: "a flag that the rule does not have",
+  [-5]: "a row of hyperparameters that is not there",
+  [-6]: "a length that no memory can have",
+  [-7]: "a pointer that is not a multiple of its element's size",
+  [-8]: "no such reduction",
+  [-9]: "a scratch array that is too short",
+};

@@ -1,0 +1,56 @@
+/**
+ * flatstep: torch.optim for Deno and Bun. Flat kernels in C through FFI, the same bits everywhere.
+ *
+ * @example
+ * ```ts
+ * import { AdamW, Parameter } from "@flatstep/optim";
+ *
+ * const weight = new Parameter(new Float32Array(8).fill(1), { shape: [2, 4], name: "weight" });
+ * const optimizer = new AdamW([weight], { lr: 0.1 });
+ *
+ * for (let step = 0; step < 100; step++) {
+ *   optimizer.zeroGrad();
+ *   weight.grad = Float32Array.from(weight.data, (w) => 2 * w); // the gradient of sum(w²)
+ *   optimizer.step();
+ * }
+ * console.assert(weight.data.every((w) => Math.abs(w) < 0.1));
+ * ```
+ *
+ * @module
+ */
+
+export { backend, type BackendInfo, getNumThreads, setNumThreads } from "./ffi/load.ts";
+export type { Isa } from "./ffi/backend.ts";
+export type { DType, TypedArray } from "./src/dtype.ts";
+export { NativeLibraryError, StateDictError } from "./src/errors.ts";
+export { Parameter, type ParameterOptions } from "./src/parameter.ts";
+export type { HookHandle, HookOptions } from "./src/optim/hooks.ts";
+export {
+  type AsyncClosure,
+  type Closure,
+  type LoadStateDictPostHook,
+  type LoadStateDictPreHook,
+  Optimizer,
+  registerOptimizerStepPostHook,
+  registerOptimizerStepPreHook,
+  type StateDictPostHook,
+  type StateDictPreHook,
+  type StepArgs,
+  type StepOptions,
+  type StepPostHook,
+  type StepPreHook,
+} from "./src/optim/optimizer.ts";
+export type { OptionSpec, Schema } from "./src/optim/options.ts";
+export type {
+  GroupExtras,
+  NamedParameter,
+  ParameterLike,
+  ParamGroup,
+  ParamGroupInput,
+  ParamsInput,
+} from "./src/optim/param_group.ts";
+export type { ParameterState, StateDict, StateDictGroup, StateValue } from "./src/optim/state_dict.ts";
+export { ElementwiseOptimizer, type ElementwiseOptions } from "./src/optim/elementwise.ts";
+export { Adam, type AdamOptions } from "./src/optim/adam.ts";
+export { AdamW, type AdamWOptions } from "./src/optim/adamw.ts";
+export { SGD, type SGDOptions } from "./src/optim/sgd.ts";

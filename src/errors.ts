@@ -1,0 +1,72 @@
+/**
+ * The error classes, and how values are shown in messages.
+ *
+ * Wrong calls throw `TypeError` (the wrong kind of thing) or `RangeError` (a value out of range), with a message that
+ * names the option, the value it got and what is allowed: `lr must be >= 0, got -1`. The classes here are for what no
+ * built-in class says.
+ *
+ * @module
+ */
+
+/**
+ * The native library is needed and cannot be opened. The message lists what was tried, why each attempt failed, and how
+ * to mend it.
+ *
+ * @example
+ * ```ts
+ * import { NativeLibraryError } from "@flatstep/optim";
+ *
+ * const error = new NativeLibraryError("no library");
+ * console.assert(error.name === "NativeLibraryError" && error instanceof Error);
+ * ```
+ */
+export class NativeLibraryError extends Error {
+  /** Always `"NativeLibraryError"`. */
+  override readonly name = "NativeLibraryError";
+}
+
+/**
+ * A state dict that does not fit the object it is loaded into. Nothing has been changed by the failed call.
+ *
+ * @example
+ * ```ts
+ * import { SGD, StateDictError } from "@flatstep/optim";
+ *
+ * const optimizer = new SGD([new Float32Array(2)]);
+ * let name = "";
+ * try {
+ *   optimizer.loadStateDict({ state: {}, paramGroups: [] });
+ * } catch (error) {
+ *   name = (error as Error).name;
+ *   console.assert(error instanceof StateDictError);
+ * }
+ * console.assert(name === "StateDictError");
+ * ```
+ */
+export class StateDictError extends Error {
+  /** Always `"StateDictError"`. */
+  override readonly name = "StateDictError";
+}
+
+/** A value as it stands in an error message: short, and in the caller's spelling. */
+export function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value);
+  if (typeof value === "bigint") return `${value}n`;
+  if (Object.is(value, -0)) return "-0";
+  if (typeof value === "function") return "a function";
+  if (typeof value !== "object" || value === null) return String(value);
+  if (Array.isArray(value)) {
+    const shown = value.slice(0, 6).map((v) => typeof v === "object" && v !== null ? kind(v) : show(v)).join(", ");
+    return `[${shown}${value.length > 6 ? ", …" : ""}]`;
+  }
+  return kind(value);
+}
+
+/** What kind of object something is: its class, with an article. */
+export function kind(value: object): string {
+  const name = Array.isArray(value) ? "Array" : (value.constructor as { name?: string } | undefined)?.name || "object";
+  if (name === "Object") return "an object";
+  const article = /^[AEIOU]/i.test(name) && !/^Uint/.test(name) ? "an" : "a";
+  const length = ArrayBuffer.isView(value) && "length" in value ? ` of ${(value as { length: number }).length}` : "";
+  return `${article} ${name}${length}`;
+}

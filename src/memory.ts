@@ -1,0 +1,65 @@
+/**
+ * Which arrays share memory: a rule may not write where another array reads.
+ *
+ * @module
+ */
+
+import type { TypedArray } from "./dtype.ts";
+
+interface Span {
+  readonly from: number;
+  readonly to: number;
+  readonly label: string;
+}
+
+/** The memory that a step writes, to find arrays that overlap with it. */
+export class WrittenMemory {
+  readonly #spans = new Map<ArrayBufferLike, Span[]>();
+  #sorted = true;
+
+  /** Adds an array that is written. */
+  add(array: TypedArray, label: string): void {
+    if (array.byteLength === 0) return;
+    const span = { from: array.byteOffset, to: array.byteOffset + array.byteLength, label };
+    const spans = this.#spans.get(array.buffer);
+    if (spans) {
+      spans.push(span);
+      this.#sorted = false;
+    } else {
+      this.#spans.set(array.buffer, [span]);
+    }
+  }
+
+  /** Throws if two of the arrays share memory. */
+  check(): void {
+    this.#sort();
+    for (const spans of this.#spans.values()) {
+      for (let i = 1; i < spans.length; i++) {
+        const a = spans[i - 1]!, b = spans[i]!;
+        if (b.from < a.to) throw new RangeError(`${a.label} and ${b.label} must not share memory, but they overlap`);
+      }
+    }
+  }
+
+  /** Throws if an array that is read shares memory with one of them. */
+  checkRead(array: TypedArray, label: () => string): void {
+    const spans = this.#spans.get(array.buffer);
+    if (spans === undefined || array.byteLength === 0) return;
+    this.#sort();
+    const from = array.byteOffset, to = from + array.byteLength;
+    let low = 0, high = spans.length; // the first span that ends behind `from`
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (spans[middle]!.to <= from) low = middle + 1;
+      else high = middle;
+    }
+    const hit = spans[low];
+    if (hit && hit.from < to) throw new RangeError(`${label()} must not share memory with ${hit.label}, but they overlap`);
+  }
+
+  #sort(): void {
+    if (this.#sorted) return;
+    for (const spans of this.#spans.values()) spans.sort((a, b) => a.from - b.from);
+    this.#sorted = true;
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * Optimizers that update element by element: options in, jobs out.
+ *
+ * @module
+ */
+
+import type { Backend, Job } from "../../ffi/backend.ts";
+import { jsBackend } from "../../ffi/js.ts";
+import { bestBackend, compiledBackend, getNumThreads } from "../../ffi/load.ts";
+import { show, StateDictError } from "../errors.ts";
+import { WrittenMemory } from "../memory.ts";
+import type { Parameter } from "../parameter.ts";
+import { Optimizer } from "./optimizer.ts";
+import { readOptions, type Schema } from "./options.ts";
+import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
+import { GroupPlan, type Update } from "./plan.ts";
+import { type ParameterState, readTensor, type StateMap } from "./state_dict.ts";
+
+/** Options that every elementwise optimizer has. */
+export interface ElementwiseOptions {
+  /** Maximizes the objective instead of minimizing it; default false. */
+  maximize?: boolean;
+  /** One call into compiled code per group; default null: let the library choose. `false` with `fused: false`: TypeScript. */
+  foreach?: boolean | null;
+  /** One call into compiled code per step; default null: let the library choose. */
+  fused?: boolean | null;
+  /** Must be false: there is no autograd here to record the step. */
+  differentiable?: false;
+}
+
+type Elementwise = Required<ElementwiseOptions>;
+type Mode = "for-loop" | "foreach" | "fused";
+
+/** What an elementwise class is made of. */
+export interface Definition<Group> {
+  /** Its options. */
+  readonly schema: object;
+  /** Its update. */
+  readonly update: Update<Group>;
+}
+
+/** Which implementation a group's options ask for. */
+function modeOf(group: Elementwise): Mode {
+  if (group.foreach === true) return "foreach";
+  if (group.fused === true || group.foreach === null || group.fused === null) return "fused";
+  return "for-loop";
+}
+
+function backendOf(group: Elementwise): Backend {
+  if (group.foreach === true) return compiledBackend("foreach is true");
+  if (group.fused === true) return compiledBackend("fused is true");
+  return modeOf(group) === "for-loop" ? jsBackend : bestBackend();
+}
+
+/** The base of the optimizers whose rule is one of csrc/rules/. */
+export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> extends Optimizer<Options> {
+  readonly #update: Update<ParamGroup<Options>>;
+  #plans: GroupPlan<ParamGroup<Options>>[] | null = null;
+  #version = -1;
+  #jobs: Job[] = [];
+
+  /** For subclasses. */
+  protected constructor(
+    params: ParamsInput<Options>,
+    options: Options | undefined,
+    name: string,
+    definition: Definition<ParamGroup<Options>>,
+  ) {
+    const { schema, update } = definition;
+    const given = options === undefined ? {} : readOptions(options, schema, name, false);
+    const defaults = Object.fromEntries(
+      Object.entries(schema as Record<string, { default: unknown }>).map(([key, spec]) => [key, key in given ? given[key] : spec.default]),
+    );
+    super(params, defaults as Required<Options>, schema as Schema<Options>);
+    this.#update = update;
+  }
+
+  /** @inheritdoc */
+  protected override validate(options: Readonly<Required<Options>>): void {
+    const { foreach, fused } = options as Elementwise;
+    if (foreach === true && fused === true) throw new TypeError("foreach and fused must not both be true");
+  }
+
+  /** @inheritdoc */
+  protected override update(): void {
+    this.checkAllOptions();
+    if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare())) {
+      this.#plan();
+      for (const plan of this.#plans!) plan.prepare();
+    }
+    this.#run(this.#plans!);
+    for (const plan of this.#plans!) plan.commit();
+  }
+
+  /** Whether the plans are for these groups, this state, and these implementations. */
+  #fresh(): boolean {
+    const plans = this.#plans, groups = this.paramGroups;
+    if (plans === null || plans.length !== groups.length || (this.state as StateMap).version !== this.#version) return false;
+    for (let g = 0; g < groups.length; g++) {
+      if (plans[g]!.group !== groups[g] || plans[g]!.backend !== backendOf(groups[g] as Elementwise)) return false;
+    }
+    return true;
+  }
+
+  /** Builds all plans again. */
+  #plan(): void {
+    this.#plans = null;
+    checkGroups(this.paramGroups);
+    const written = new WrittenMemory(), state = this.state as StateMap;
+    const plans = this.paramGroups.map((group, g) =>
+      new GroupPlan(group, g, backendOf(group as Elementwise), this.#update, state, written)
+    );
+    written.check();
+    this.#version = state.version;
+    this.#plans = plans;
+  }
+
+  #run(plans: readonly GroupPlan<ParamGroup<Options>>[]): void {
+    const fused = this.#jobs;
+    fused.length = 0;
+    for (const plan of plans) {
+      if (plan.backend === jsBackend) plan.backend.run(plan.jobs, 1);
+      else if (modeOf(plan.group as Elementwise) === "foreach") plan.backend.run(plan.jobs, getNumThreads());
+      else for (const job of plan.jobs) fused.push(job);
+    }
+    if (fused.length > 0) bestBackend().run(fused, getNumThreads());
+  }
+
+  /** @inheritdoc */
+  protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
+    const { scalars, rule } = this.#update;
+    const known = rule.buffers.slice(2).map((buffer) => buffer.split(":")[0]!);
+    const state: ParameterState = {};
+    for (const [key, value] of Object.entries(entry)) {
+      if (scalars.includes(key)) {
+        if (typeof value !== "number") throw new StateDictError(`${where}.${key} must be a number, got ${show(value)}`);
+        state[key] = value;
+      } else if (known.includes(key)) {
+        state[key] = readTensor(value, p, `${where}.${key}`);
+      } else {
+        const names = [...scalars, ...known].join(", ");
+        throw new StateDictError(`${where}.${key} is no state of ${this.#update.name}; it has ${names}`);
+      }
+    }
+    for (const key of scalars) {
+      if (!(key in state)) throw new StateDictError(`${where} must have ${key}, got ${Object.keys(state).join(", ") || "nothing"}`);
+    }
+    return state;
+  }
+}

@@ -1,0 +1,440 @@
+/**
+ * The base of all optimizers: param groups, hooks, state dicts, and the frame of a step.
+ *
+ * @module
+ */
+
+import { show } from "../errors.ts";
+import type { Parameter } from "../parameter.ts";
+import { type HookHandle, type HookOptions, Hooks } from "./hooks.ts";
+import { checkGroupKey, isGroupKey, type OptionSpec, readOptions, type Schema } from "./options.ts";
+import {
+  checkGroups,
+  type ParamGroup,
+  type ParamGroupInput,
+  type ParamsInput,
+  readGroupParams,
+  readParams,
+} from "./param_group.ts";
+import { makeStateDict, type ParameterState, readStateDict, type StateDict, StateMap } from "./state_dict.ts";
+
+/** Computes gradients and returns the loss. */
+export type Closure = () => number;
+/** Computes gradients and returns the loss, later. */
+export type AsyncClosure = () => Promise<number> | number;
+/** What `step()` was called with, as step hooks get it. */
+export type StepArgs = [closure?: Closure | AsyncClosure | null | undefined, options?: StepOptions];
+/** Options of a step: there are none yet. */
+export type StepOptions = Record<string, never>;
+
+// deno-lint-ignore no-explicit-any -- hooks for all optimizers take any of them
+type AnyOptimizer = Optimizer<any>;
+/** Runs before a step; may return other arguments for it. */
+export type StepPreHook = (optimizer: AnyOptimizer, args: StepArgs) => void | StepArgs;
+/** Runs after a step. */
+export type StepPostHook = (optimizer: AnyOptimizer, args: StepArgs) => void;
+/** Runs before a state dict is made. */
+export type StateDictPreHook = (optimizer: AnyOptimizer) => void;
+/** Runs when a state dict has been made; may return another one. */
+export type StateDictPostHook = (optimizer: AnyOptimizer, stateDict: StateDict) => void | StateDict;
+/** Runs before a state dict is loaded; may return another one. */
+export type LoadStateDictPreHook = (optimizer: AnyOptimizer, stateDict: StateDict) => void | StateDict;
+/** Runs when a state dict has been loaded. */
+export type LoadStateDictPostHook = (optimizer: AnyOptimizer) => void;
+
+const globalPre = new Hooks<StepPreHook>();
+const globalPost = new Hooks<StepPostHook>();
+
+/**
+ * Registers a hook that runs before every optimizer's step, before that optimizer's own hooks.
+ *
+ * @param hook gets the optimizer and the step's arguments; may return others
+ * @returns a handle with `remove()`
+ * @example
+ * ```ts
+ * import { registerOptimizerStepPreHook, SGD } from "@flatstep/optim";
+ *
+ * let steps = 0;
+ * const handle = registerOptimizerStepPreHook(() => { steps++; });
+ * new SGD([new Float32Array(1)]).step();
+ * handle.remove();
+ * console.assert(steps === 1);
+ * ```
+ */
+export function registerOptimizerStepPreHook(hook: StepPreHook): HookHandle {
+  return globalPre.add(hook);
+}
+
+/**
+ * Registers a hook that runs after every optimizer's step, after that optimizer's own hooks.
+ *
+ * @param hook gets the optimizer and the step's arguments
+ * @returns a handle with `remove()`
+ * @example
+ * ```ts
+ * import { registerOptimizerStepPostHook, SGD } from "@flatstep/optim";
+ *
+ * let steps = 0;
+ * const handle = registerOptimizerStepPostHook(() => { steps++; });
+ * new SGD([new Float32Array(1)]).step();
+ * handle.remove();
+ * console.assert(steps === 1);
+ * ```
+ */
+export function registerOptimizerStepPostHook(hook: StepPostHook): HookHandle {
+  return globalPost.add(hook);
+}
+
+/** Appends where it happened to an error's message, and throws it on. */
+function inGroup(index: number, check: () => void): void {
+  try {
+    check();
+  } catch (error) {
+    if (error instanceof Error) error.message += ` (in paramGroups[${index}])`;
+    throw error;
+  }
+}
+
+/**
+ * The base class of all optimizers, to be subclassed: a subclass gives defaults, and an `update()` that changes the
+ * parameters of `paramGroups` in place.
+ *
+ * torch source: `torch/optim/optimizer.py`. Differences: duplicate parameters and names, unknown options and options out
+ * of range are errors, in every group and at every step; parameters that share memory are refused; a failed call changes
+ * nothing.
+ *
+ * @example An optimizer of one's own
+ * ```ts
+ * import { Optimizer, Parameter } from "@flatstep/optim";
+ *
+ * class SignSGD extends Optimizer<{ lr: number }> {
+ *   constructor(params: Iterable<Parameter>, { lr = 1e-3 } = {}) {
+ *     super(params, { lr });
+ *   }
+ *   protected override update(): void {
+ *     for (const { params, lr } of this.paramGroups) {
+ *       for (const { data, grad } of params) {
+ *         if (grad) data.forEach((x, i) => data[i] = x - lr * Math.sign(grad[i]!));
+ *       }
+ *     }
+ *   }
+ * }
+ * const p = new Parameter([1, 1]);
+ * p.grad = Float32Array.of(3, -2);
+ * new SignSGD([p], { lr: 0.5 }).step();
+ * console.assert(p.data.join() === "0.5,1.5");
+ * ```
+ */
+export abstract class Optimizer<Options extends object = Record<string, unknown>> {
+  /** The options that groups have unless they say otherwise: the constructor's. */
+  readonly defaults: Readonly<Required<Options>>;
+  /** The param groups: live, checked again at each step. */
+  paramGroups: ParamGroup<Options>[] = [];
+  /** Each parameter's state. Made at the first step in which the parameter has a gradient. */
+  readonly state: Map<Parameter, ParameterState> = new StateMap();
+
+  readonly #schema: Readonly<Record<string, OptionSpec<unknown>>>;
+  readonly #keys: readonly string[];
+  readonly #pre = new Hooks<StepPreHook>();
+  readonly #post = new Hooks<StepPostHook>();
+  readonly #stateDictPre = new Hooks<StateDictPreHook>();
+  readonly #stateDictPost = new Hooks<StateDictPostHook>();
+  readonly #loadPre = new Hooks<LoadStateDictPreHook>();
+  readonly #loadPost = new Hooks<LoadStateDictPostHook>();
+  #busy = false;
+
+  /**
+   * For subclasses.
+   *
+   * @param params parameters, `[name, parameter]` pairs, or groups
+   * @param defaults every option with its value; groups may have these options and no others
+   * @param schema a check for each option; without it any value is accepted
+   * @throws {TypeError} for the wrong kind of thing, a missing `params`, an unknown option, named and unnamed parameters mixed
+   * @throws {RangeError} for an option out of range, no parameters, a parameter or a name that appears twice, shared memory
+   */
+  protected constructor(params: ParamsInput<Options>, defaults: Required<Options>, schema?: Schema<Options>) {
+    const free = () => Object.fromEntries(Object.keys(defaults).map((key) => [key, { default: undefined, check() {} }]));
+    this.#schema = (schema as Record<string, OptionSpec<unknown>> | undefined) ?? free();
+    this.#keys = Object.keys(this.#schema);
+    this.defaults = Object.freeze({ ...defaults });
+    this.#checkOptions({ ...defaults } as ParamGroup<Options>);
+    for (const group of readParams(params)) this.#add(group as ParamGroupInput<Options>);
+  }
+
+  /**
+   * Adds a group, for parameters that come later.
+   *
+   * @param group `{ params, ...options }`; options that it lacks are the constructor's
+   * @throws {TypeError} as the constructor
+   * @throws {RangeError} as the constructor
+   * @example
+   * ```ts
+   * import { SGD } from "@flatstep/optim";
+   *
+   * const optimizer = new SGD([new Float32Array(2)], { lr: 0.1 });
+   * optimizer.addParamGroup({ params: [new Float32Array(3)], lr: 0.01 });
+   * console.assert(optimizer.paramGroups.length === 2);
+   * ```
+   */
+  addParamGroup(group: ParamGroupInput<Options>): void {
+    this.#add(group);
+  }
+
+  #add(input: ParamGroupInput<Options>): void {
+    const index = this.paramGroups.length;
+    let group: ParamGroup<Options>;
+    inGroup(index, () => {
+      const options = readOptions(input, this.#schema, this.constructor.name, true);
+      const { params, names } = readGroupParams(options["params"], options["paramNames"]);
+      delete options["paramNames"];
+      const defaults = Object.entries(this.defaults).map(([key, value]) => [key, Array.isArray(value) ? [...value] : value]);
+      group = { ...Object.fromEntries(defaults), ...options, params } as ParamGroup<Options>;
+      if (names) group.paramNames = names;
+      this.#checkOptions(group);
+    });
+    const groups = [...this.paramGroups, group!];
+    checkGroups(groups);
+    this.groupsChange(groups);
+    this.paramGroups.push(group!);
+  }
+
+  /** Throws unless a group's options are as they must be. */
+  #checkOptions(group: ParamGroup<Options>): void {
+    const values = group as Record<string, unknown>, schema = this.#schema;
+    for (const key of this.#keys) schema[key]!.check(values[key], key);
+    for (const key in values) {
+      if (Object.hasOwn(schema, key)) continue;
+      if (!isGroupKey(key, schema)) {
+        throw new TypeError(`${this.constructor.name} has no option ${show(key)}; it has ${this.#keys.join(", ")}`);
+      }
+      checkGroupKey(key, values[key]);
+    }
+    this.validate(group);
+  }
+
+  /** Throws unless every group's options are as they must be. */
+  protected checkAllOptions(): void {
+    for (let g = 0; g < this.paramGroups.length; g++) {
+      try {
+        this.#checkOptions(this.paramGroups[g]!);
+      } catch (error) {
+        inGroup(g, () => {
+          throw error;
+        });
+      }
+    }
+  }
+
+  /**
+   * Throws unless options go with each other. Called for the constructor's options, for each group, and at each step.
+   *
+   * @param _options a group, or the defaults
+   */
+  protected validate(_options: Readonly<Required<Options>>): void {}
+
+  /** Called with the groups as they are about to be; may throw, and must change nothing. */
+  protected groupsChange(_groups: readonly ParamGroup<Options>[]): void {}
+
+  /** Updates the parameters of all groups that have a gradient, in place. Called by `step()`, inside the hooks. */
+  protected abstract update(): void;
+
+  /**
+   * Sets all gradients to null, or to zeros. A parameter whose gradient is null is skipped by `step()`: no decay, no
+   * momentum, no count. One whose gradient is zero is not.
+   *
+   * @param options `setToNull`: null (the default, true) or zeros in place (false)
+   */
+  zeroGrad(options: { setToNull?: boolean } = {}): void {
+    for (const key of Object.keys(options)) {
+      if (key !== "setToNull") throw new TypeError(`zeroGrad() has no option ${show(key)}; it has setToNull`);
+    }
+    const { setToNull = true } = options;
+    if (typeof setToNull !== "boolean") throw new TypeError(`setToNull must be a boolean, got ${show(setToNull)}`);
+    for (const group of this.paramGroups) {
+      for (const p of group.params) {
+        if (setToNull) p.grad = null;
+        else p.grad?.fill(0);
+      }
+    }
+  }
+
+  /**
+   * One step: updates every parameter that has a gradient.
+   *
+   * @throws {TypeError} for a gradient of another kind than its parameter, an option of the wrong kind
+   * @throws {RangeError} for a gradient of another length, an option out of range
+   * @throws {NativeLibraryError} if `foreach` or `fused` is true and there is no compiled code
+   */
+  step(closure?: null, options?: StepOptions): undefined;
+  /**
+   * One step, of gradients that the closure computes.
+   *
+   * @param closure computes the gradients and returns the loss; called once, before the update
+   * @returns the closure's loss
+   */
+  step(closure: Closure, options?: StepOptions): number;
+  step(closure?: Closure | null, options?: StepOptions): number | undefined {
+    this.#enter();
+    try {
+      const args = this.#before(closure, options);
+      const loss = this.runStep(args[0] as Closure | null | undefined);
+      this.#after(args);
+      return loss;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /**
+   * One step, of gradients that an asynchronous closure computes. A second step may not begin before this one has ended.
+   *
+   * @param closure computes the gradients and returns the loss, or a Promise of it
+   * @returns the loss
+   */
+  async stepAsync(closure: AsyncClosure, options?: StepOptions): Promise<number> {
+    if (typeof closure !== "function") throw new TypeError(`closure must be a function, got ${show(closure)}`);
+    this.#enter();
+    try {
+      const args = this.#before(closure, options);
+      const loss = await this.runStepAsync(args[0]!);
+      this.#after(args);
+      return loss;
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** The inside of `step()`: calls the closure, if there is one, then `update()`. For optimizers that call it more often. */
+  protected runStep(closure: Closure | null | undefined): number | undefined {
+    let loss: number | undefined;
+    if (closure !== undefined && closure !== null) {
+      loss = closure();
+      if (typeof (loss as { then?: unknown } | undefined)?.then === "function") {
+        throw new TypeError("closure must return a number, got a Promise: use stepAsync()");
+      }
+    }
+    this.update();
+    return loss;
+  }
+
+  /** The inside of `stepAsync()`. */
+  protected async runStepAsync(closure: AsyncClosure): Promise<number> {
+    const loss = await closure();
+    this.update();
+    return loss;
+  }
+
+  #enter(): void {
+    if (this.#busy) {
+      throw new TypeError("step() must not be called during another step of the same optimizer: await stepAsync() first");
+    }
+    this.#busy = true;
+  }
+
+  #before(closure: Closure | AsyncClosure | null | undefined, options: StepOptions | undefined): StepArgs {
+    let args: StepArgs = options === undefined ? [closure] : [closure, options];
+    if (!globalPre.empty || !this.#pre.empty) {
+      const call = (hook: StepPreHook) => {
+        const changed = hook(this, args);
+        if (changed === undefined || changed === null) return;
+        if (!Array.isArray(changed) || changed.length > 2) {
+          throw new TypeError(`a step pre hook must return nothing or [closure?, options?], got ${show(changed)}`);
+        }
+        args = changed;
+      };
+      globalPre.each(call);
+      this.#pre.each(call);
+    }
+    const [given, more] = args;
+    if (given !== undefined && given !== null && typeof given !== "function") {
+      throw new TypeError(`closure must be a function, got ${show(given)}`);
+    }
+    for (const key of Object.keys(more ?? {})) throw new TypeError(`step() has no option ${show(key)} in this version`);
+    return args;
+  }
+
+  #after(args: StepArgs): void {
+    if (!this.#post.empty) this.#post.each((hook) => hook(this, args));
+    if (!globalPost.empty) globalPost.each((hook) => hook(this, args));
+  }
+
+  /**
+   * A snapshot of state and options, in torch's layout with camelCase names. Later steps do not change it; it survives
+   * `structuredClone`. `foreach`, `fused` and `differentiable` are no state and are left out.
+   *
+   * @returns `{ state: { 0: { step, … } }, paramGroups: [{ lr, …, params: [0], paramShapes, paramDtypes }] }`
+   */
+  stateDict(): StateDict {
+    this.#stateDictPre.each((hook) => hook(this));
+    let dict = makeStateDict(this.paramGroups, this.state);
+    this.#stateDictPost.each((hook) => {
+      dict = hook(this, dict) ?? dict;
+    });
+    return dict;
+  }
+
+  /**
+   * Loads a state dict: options and state, by position. Nothing is shared with the dict afterwards. `foreach` and `fused`
+   * stay as they are, and so does an option that the dict lacks.
+   *
+   * @param stateDict what `stateDict()` gave, or torch's with camelCase names
+   * @throws {StateDictError} if it does not fit: groups, parameters, shapes, dtypes, options, names of state
+   */
+  loadStateDict(stateDict: StateDict): void {
+    let dict = stateDict;
+    this.#loadPre.each((hook) => {
+      dict = hook(this, dict) ?? dict;
+    });
+    const { groups, state } = readStateDict(dict, this.paramGroups, this.#schema, (entry, p, where) => {
+      return this.readState(entry, p, where);
+    }, (group) => {
+      this.upgradeGroup(group);
+      this.#checkOptions(group as ParamGroup<Options>);
+    });
+    this.paramGroups.forEach((group, g) => {
+      for (const key of Object.keys(group)) {
+        if (!(key in groups[g]!)) delete (group as Record<string, unknown>)[key];
+      }
+      Object.assign(group, groups[g]);
+    });
+    this.state.clear();
+    for (const [p, entry] of state) this.state.set(p, entry);
+    this.#loadPost.each((hook) => hook(this));
+  }
+
+  /** Mends a group of a state dict of another class or an older version, before it is checked. */
+  protected upgradeGroup(_group: Record<string, unknown>): void {}
+
+  /**
+   * A parameter's state as it is to be kept, from a state dict's entry, of which nothing may be shared. Throws a
+   * StateDictError where it does not fit.
+   */
+  protected readState(entry: Readonly<Record<string, unknown>>, _parameter: Parameter, _where: string): ParameterState {
+    return structuredClone(entry) as ParameterState;
+  }
+
+  /** Registers a hook that runs before each step; it may return other arguments. */
+  registerStepPreHook(hook: StepPreHook): HookHandle {
+    return this.#pre.add(hook);
+  }
+  /** Registers a hook that runs after each step. */
+  registerStepPostHook(hook: StepPostHook): HookHandle {
+    return this.#post.add(hook);
+  }
+  /** Registers a hook that runs before a state dict is made. */
+  registerStateDictPreHook(hook: StateDictPreHook, options?: HookOptions): HookHandle {
+    return this.#stateDictPre.add(hook, options);
+  }
+  /** Registers a hook that runs when a state dict has been made; it may return another one. */
+  registerStateDictPostHook(hook: StateDictPostHook, options?: HookOptions): HookHandle {
+    return this.#stateDictPost.add(hook, options);
+  }
+  /** Registers a hook that runs before a state dict is loaded; it may return another one. */
+  registerLoadStateDictPreHook(hook: LoadStateDictPreHook, options?: HookOptions): HookHandle {
+    return this.#loadPre.add(hook, options);
+  }
+  /** Registers a hook that runs when a state dict has been loaded. */
+  registerLoadStateDictPostHook(hook: LoadStateDictPostHook, options?: HookOptions): HookHandle {
+    return this.#loadPost.add(hook, options);
+  }
+}

@@ -1,0 +1,142 @@
+/**
+ * Options: what each one may be, and what is said when it is not.
+ *
+ * A schema has an entry for every option of a class: its default, and a check that throws a TypeError for the wrong kind of
+ * thing and a RangeError for a value out of range. The same checks run for the constructor, for each group, and again at
+ * each step, since groups are live.
+ *
+ * @module
+ */
+
+import { kind, show } from "../errors.ts";
+
+/** One option: its default value, and a check that throws. */
+export interface OptionSpec<T> {
+  /** The value where the option is absent. */
+  readonly default: T;
+  /** Throws if a value is not allowed; `name` is the option's. */
+  readonly check: (value: unknown, name: string) => void;
+}
+
+/** The options of a class. */
+export type Schema<Options> = { readonly [Key in keyof Options]-?: OptionSpec<unknown> };
+
+function checkNumber(value: unknown, name: string): asserts value is number {
+  if (typeof value !== "number") throw new TypeError(`${name} must be a number, got ${show(value)}`);
+}
+
+/** A number for which `holds` is true; NaN never is. */
+function number(fallback: number, holds: (x: number) => boolean, range: string): OptionSpec<number> {
+  return {
+    default: fallback,
+    check(value, name) {
+      checkNumber(value, name);
+      if (!holds(value)) throw new RangeError(`${name} must be ${range}, got ${show(value)}`);
+    },
+  };
+}
+
+/** A number >= 0. */
+export const nonNegative = (fallback: number): OptionSpec<number> => number(fallback, (x) => x >= 0, ">= 0");
+
+/** Any number but NaN. */
+export const anyNumber = (fallback: number): OptionSpec<number> => number(fallback, (x) => x === x, "a number");
+
+/** true or false. */
+export const boolean = (fallback: boolean): OptionSpec<boolean> => ({
+  default: fallback,
+  check(value, name) {
+    if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, got ${show(value)}`);
+  },
+});
+
+/** true, false, or null for "let the library choose". */
+export const choice: OptionSpec<boolean | null> = {
+  default: null,
+  check(value, name) {
+    if (value !== null && typeof value !== "boolean") {
+      throw new TypeError(`${name} must be a boolean or null, got ${show(value)}`);
+    }
+  },
+};
+
+/** An option that exists in torch and cannot be had here: only `false` is accepted. */
+export const unsupported = (reason: string): OptionSpec<false> => ({
+  default: false,
+  check(value, name) {
+    if (value !== false) throw new TypeError(`${name} must be false, got ${show(value)}: ${reason}`);
+  },
+});
+
+/** A pair of numbers, each of which satisfies `holds`. */
+export const pair = (
+  fallback: readonly [number, number],
+  holds: (x: number) => boolean,
+  range: string,
+): OptionSpec<readonly [number, number]> => ({
+  default: fallback,
+  check(value, name) {
+    if (!Array.isArray(value) || value.length !== 2) {
+      throw new TypeError(`${name} must be two numbers, got ${show(value)}`);
+    }
+    for (let i = 0; i < 2; i++) {
+      checkNumber(value[i], `${name}[${i}]`);
+      if (!holds(value[i])) throw new RangeError(`${name}[${i}] must be ${range}, got ${show(value[i])}`);
+    }
+  },
+});
+
+/** Decay rates: two numbers >= 0 and < 1. */
+export const betas = (fallback: readonly [number, number]): OptionSpec<readonly [number, number]> =>
+  pair(fallback, (x) => x >= 0 && x < 1, ">= 0 and < 1");
+
+/** What schedulers write into groups beside an optimizer's own options. */
+const SCHEDULED = new Set(["initialLr", "swaLr", "maxLr", "minLr", "baseMomentum", "maxMomentum"]);
+
+/** Whether a group may have a key that is not one of the optimizer's options. */
+export function isGroupKey(key: string, schema: object): boolean {
+  if (key === "params" || key === "paramNames" || key === "name" || key === "meta" || SCHEDULED.has(key)) return true;
+  return /^initial[A-Z]/.test(key) && Object.hasOwn(schema, key[7]!.toLowerCase() + key.slice(8));
+}
+
+/** Throws unless a key that {@linkcode isGroupKey} allows has a fitting value. */
+export function checkGroupKey(key: string, value: unknown): void {
+  if (key === "params" || key === "meta") return;
+  if (key === "name") {
+    if (typeof value !== "string") throw new TypeError(`name must be a string, got ${show(value)}`);
+  } else if (key === "paramNames") {
+    if (!Array.isArray(value) || value.some((n) => typeof n !== "string")) {
+      throw new TypeError(`paramNames must be an array of strings, got ${show(value)}`);
+    }
+  } else if (typeof value !== "number" && !(Array.isArray(value) && value.every((x) => typeof x === "number"))) {
+    throw new TypeError(`${key} must be a number, got ${show(value)}`);
+  }
+}
+
+/**
+ * Reads options: own keys that are not undefined, each read once, arrays copied. Throws a TypeError for an unknown key.
+ *
+ * @param options what the caller gave
+ * @param schema the options there are
+ * @param owner the class, for the message
+ * @param group whether a group's further keys are allowed
+ */
+export function readOptions(options: unknown, schema: object, owner: string, group: boolean): Record<string, unknown> {
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+    throw new TypeError(
+      `${group ? "a param group" : "options"} must be an object, got ${
+        typeof options === "object" && options ? kind(options) : show(options)
+      }`,
+    );
+  }
+  const read: Record<string, unknown> = {};
+  for (const key of Object.keys(options)) {
+    const value = (options as Record<string, unknown>)[key];
+    if (value === undefined) continue;
+    if (!Object.hasOwn(schema, key) && !(group && isGroupKey(key, schema))) {
+      throw new TypeError(`${owner} has no option ${show(key)}; it has ${Object.keys(schema).join(", ")}`);
+    }
+    read[key] = Array.isArray(value) && key !== "params" && key !== "meta" ? [...value] : value;
+  }
+  return read;
+}

@@ -1,0 +1,161 @@
+/**
+ * Param groups: what the constructors take, and the checks of torch's `add_param_group` and some that torch lacks.
+ *
+ * @module
+ */
+
+import { isTypedArray, type TypedArray } from "../dtype.ts";
+import { kind, show } from "../errors.ts";
+import { Parameter } from "../parameter.ts";
+
+/** A parameter, or a typed array that is to be wrapped as one. */
+export type ParameterLike = Parameter | TypedArray;
+
+/** A parameter with its name. */
+export type NamedParameter = readonly [string, ParameterLike];
+
+/** What schedulers and users may write into a group beside the optimizer's options. */
+export interface GroupExtras {
+  /** The learning rate that schedules start from; schedulers write it. */
+  initialLr?: number;
+  /** The learning rate that SWALR anneals to. */
+  swaLr?: number;
+  /** The upper rate of OneCycleLR. */
+  maxLr?: number;
+  /** The lower rate of OneCycleLR. */
+  minLr?: number;
+  /** The lower momentum of CyclicLR and OneCycleLR. */
+  baseMomentum?: number;
+  /** The upper momentum of CyclicLR and OneCycleLR. */
+  maxMomentum?: number;
+  /** A name for the group, of the user's own. */
+  name?: string;
+  /** Anything of the user's own. */
+  meta?: unknown;
+  /** The value that a schedule of another field starts from (`initialWeightDecay`, …). */
+  [initial: `initial${string}`]: number | undefined;
+}
+
+/** A group as constructors take it: parameters, and options that differ from the constructor's. */
+export type ParamGroupInput<Options> = Partial<Options> & GroupExtras & {
+  /** The group's parameters: all named, or none. */
+  params: Iterable<ParameterLike | NamedParameter> | ParameterLike;
+  /** Names, as groups of an optimizer have them. */
+  paramNames?: readonly string[];
+};
+
+/** A group of an optimizer: live, and checked again at each step. */
+export type ParamGroup<Options> = { -readonly [Key in keyof Options]-?: Options[Key] } & GroupExtras & {
+  /** The group's parameters. */
+  params: Parameter[];
+  /** Their names, where they were given. */
+  paramNames?: string[];
+};
+
+/** What the first argument of an optimizer's constructor may be. */
+export type ParamsInput<Options> =
+  | Iterable<ParameterLike>
+  | Iterable<NamedParameter>
+  | Iterable<ParamGroupInput<Options>>;
+
+const isPair = (entry: unknown): entry is [unknown, unknown] => Array.isArray(entry);
+const isParameterLike = (entry: unknown): entry is ParameterLike => entry instanceof Parameter || isTypedArray(entry);
+
+/** The groups that a constructor's first argument stands for. */
+export function readParams(params: unknown): unknown[] {
+  if (isParameterLike(params) || typeof params === "string" || !isIterable(params)) {
+    throw new TypeError(
+      `params must be an iterable of Parameters, typed arrays, [name, parameter] pairs or groups, got ${
+        typeof params === "object" && params !== null ? kind(params) : show(params)
+      }`,
+    );
+  }
+  const entries = [...params];
+  if (entries.length === 0) throw new RangeError("params must have at least one parameter, got none");
+  const first = entries[0];
+  const grouped = typeof first === "object" && first !== null && !isParameterLike(first) && !isPair(first);
+  return grouped ? entries : [{ params: entries }];
+}
+
+function isIterable(value: unknown): value is Iterable<unknown> {
+  return typeof value === "object" && value !== null && Symbol.iterator in value;
+}
+
+/** The parameters and names of a group's `params`; names is null where there are none. */
+export function readGroupParams(params: unknown, paramNames: unknown): { params: Parameter[]; names: string[] | null } {
+  if (params === undefined) throw new TypeError("a param group must have params, got none");
+  if (params instanceof Set) {
+    throw new TypeError("params of a group must be ordered, got a Set: its order is not part of a state dict");
+  }
+  const entries = isParameterLike(params) ? [params] : isIterable(params) ? [...params] : null;
+  if (entries === null) {
+    throw new TypeError(`params of a group must be an iterable of parameters, got ${show(params)}`);
+  }
+  const names: string[] = [];
+  const found = entries.map((entry, i) => {
+    let parameter: unknown = entry;
+    if (isPair(entry)) {
+      const [name, second, ...more] = entry;
+      if (typeof name !== "string" || more.length > 0) {
+        throw new TypeError(`params[${i}] must be a parameter or a [name, parameter] pair, got ${show(entry)}`);
+      }
+      names.push(name);
+      parameter = second;
+    }
+    if (!isParameterLike(parameter)) {
+      throw new TypeError(
+        `params[${i}] must be a Parameter or a typed array, got ${
+          typeof parameter === "object" && parameter !== null ? kind(parameter) : show(parameter)
+        }`,
+      );
+    }
+    return Parameter.of(parameter);
+  });
+  if (names.length > 0 && names.length < found.length) {
+    throw new TypeError(`params must all have a name or none: ${names.length} of ${found.length} have one`);
+  }
+  if (names.length === 0 && paramNames !== undefined) {
+    const given = paramNames as readonly string[];
+    if (given.length !== found.length) {
+      throw new RangeError(`paramNames must have a name for each of ${found.length} params, got ${given.length} names`);
+    }
+    names.push(...given);
+  }
+  return { params: found, names: names.length > 0 ? names : null };
+}
+
+interface Grouped {
+  params: Parameter[];
+  paramNames?: string[];
+}
+
+/**
+ * Throws unless groups go together: no parameter twice, all named or none, no name twice, no memory shared.
+ *
+ * @param groups the groups, the last of which may be new
+ */
+export function checkGroups(groups: readonly Grouped[]): void {
+  const places = new Map<Parameter, string>(), names = new Map<string, string>();
+  let named: number | null = null, unnamed: number | null = null;
+  groups.forEach((group, g) => {
+    if (group.params.length > 0) {
+      if (group.paramNames) named ??= g;
+      else unnamed ??= g;
+    }
+    if (named !== null && unnamed !== null) {
+      throw new TypeError(
+        `param groups must all have names or none: paramGroups[${named}] has names, paramGroups[${unnamed}] has none`,
+      );
+    }
+    group.params.forEach((p, i) => {
+      const place = `paramGroups[${g}].params[${i}]`, name = group.paramNames?.[i];
+      const other = places.get(p);
+      if (other !== undefined) throw new RangeError(`a parameter must appear once, got it in ${other} and in ${place}`);
+      places.set(p, place);
+      if (name === undefined) return;
+      const same = names.get(name);
+      if (same !== undefined) throw new RangeError(`a name must be one parameter's, got ${show(name)} for ${same} and ${place}`);
+      names.set(name, place);
+    });
+  });
+}

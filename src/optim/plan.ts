@@ -1,0 +1,293 @@
+/**
+ * A group's plan: what has to be known between steps to make a step one call.
+ *
+ * A plan has a slot for each parameter and a job for each dtype. At each step `prepare()` looks at every array again: a
+ * gradient that is another array is bound anew, one of a wrong length or kind is an error, and whatever else has been
+ * replaced makes the plan stale, so that it is built again. Only then the jobs run, and `commit()` writes what has changed.
+ *
+ * @module
+ */
+
+import type { Backend, Job, Rule } from "../../ffi/backend.ts";
+import { allocate, arrayNames, type DType, holds, type TypedArray, writeFrom } from "../dtype.ts";
+import { kind, show } from "../errors.ts";
+import type { WrittenMemory } from "../memory.ts";
+import type { Parameter } from "../parameter.ts";
+import type { ParameterState, StateMap } from "./state_dict.ts";
+
+/** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
+export interface Update<Group> {
+  /** The class, for messages. */
+  readonly name: string;
+  /** The rule; its first two buffers are the parameter and the gradient, then come the state tensors. */
+  readonly rule: Rule;
+  /** The state's numbers; rows whose numbers are equal share hyperparameters. */
+  readonly scalars: readonly string[];
+  /** The state tensors that a group's options need, in the order of the rule's buffers from the third on. */
+  tensors(group: Group): readonly string[];
+  /** The rule's flags for a group. */
+  flags(group: Group): number;
+  /** Flags for a parameter one of whose state tensors has just been made. */
+  readonly freshFlags: number;
+  /** The numbers of a new state. */
+  start(group: Group): Record<string, number>;
+  /** What a new state tensor is filled with; 0 if absent. */
+  fill?(group: Group, tensor: string): number;
+  /** Writes the rule's hyperparameters for a step that starts from these numbers. */
+  hypers(group: Group, scalars: Readonly<Record<string, number>>, out: Float64Array, at: number): void;
+  /** The state's numbers after that step. */
+  next(group: Group, scalars: Readonly<Record<string, number>>): Record<string, number>;
+}
+
+const NO_STATE: Readonly<Record<string, number>> = {};
+
+/** State that is made in this step, and enters the optimizer's map when the step has succeeded. */
+interface Fresh {
+  /** Whether the whole entry is new; else some tensors of it. */
+  readonly entry: boolean;
+  readonly tensors: Record<string, TypedArray>;
+}
+
+/** A parameter in a plan. */
+interface Slot {
+  readonly param: Parameter;
+  readonly index: number;
+  readonly data: TypedArray;
+  readonly job: Job;
+  readonly row: number;
+  /** The gradient that is bound; null: the row is skipped. */
+  grad: TypedArray | null;
+  /** The state; null where the group needs none, or none is bound yet. */
+  state: ParameterState | null;
+  /** The state tensors that are bound. */
+  readonly tensors: TypedArray[];
+  fresh: Fresh | null;
+  /** Whether data and state are bound. */
+  bound: boolean;
+  /** The row of hyperparameters. */
+  hyper: number;
+}
+
+/** Rows of hyperparameters that are searched for an equal one. */
+const SEARCHED = 64;
+
+/** A group's plan. */
+export class GroupPlan<Group extends { params: Parameter[] }> {
+  /** One for each dtype. */
+  readonly jobs: Job[] = [];
+  readonly #slots: Slot[];
+  readonly #params: readonly Parameter[];
+  readonly #tensors: readonly string[];
+  readonly #scalars: readonly string[];
+  readonly #width: number;
+  #flags: number;
+  /** The rows of hyperparameters: the numbers they start from, and the numbers after the step. */
+  readonly #starts: Readonly<Record<string, unknown>>[] = [];
+  readonly #nexts: Readonly<Record<string, number>>[] = [];
+  #rows = 0;
+  #hypers: Float64Array;
+
+  constructor(
+    readonly group: Group,
+    readonly index: number,
+    readonly backend: Backend,
+    readonly update: Update<Group>,
+    readonly state: StateMap,
+    readonly written: WrittenMemory,
+  ) {
+    this.#params = group.params;
+    this.#tensors = update.tensors(group);
+    this.#scalars = update.scalars;
+    this.#flags = update.flags(group);
+    this.#width = update.rule.hypers.length;
+    this.#hypers = new Float64Array(new ArrayBuffer(this.#width * 8));
+    const places = new Map<DType, { job: Job; used: number }>();
+    for (const { dtype } of group.params) {
+      if (places.has(dtype)) continue;
+      const job = backend.createJob(update.rule, dtype, group.params.filter((p) => p.dtype === dtype).length);
+      places.set(dtype, { job, used: 0 });
+      this.jobs.push(job);
+    }
+    this.#slots = group.params.map((param, index): Slot => {
+      this.#checkArray(param.data, param, `data of ${this.#label(index)}`);
+      written.add(param.data, `data of ${this.#label(index)}`);
+      const place = places.get(param.dtype)!, { job } = place, row = place.used++, { data } = param;
+      return { param, index, data, job, row, grad: null, state: null, tensors: [], fresh: null, bound: false, hyper: -1 };
+    });
+  }
+
+  /**
+   * Looks at every array and makes the jobs ready to run. Throws where something does not fit; changes nothing but the plan.
+   *
+   * @returns false if the plan is stale and must be built again
+   */
+  prepare(): boolean {
+    const { group, update } = this, slots = this.#slots, params = group.params, keys = this.#tensors;
+    if (params !== this.#params || params.length !== slots.length || update.tensors(group) !== keys) return false;
+    const flags = update.flags(group);
+    if (flags !== this.#flags) this.#setFlags(flags);
+    this.#rows = 0;
+    const scalar = this.#scalars[0];
+    let last: unknown = undefined, lastRow = -1;
+    for (let i = 0; i < slots.length; i++) {
+      const slot = slots[i]!, p = slot.param, data = p.data, grad = p.grad;
+      if (params[i] !== p || data !== slot.data) return false;
+      if (grad === null || grad === undefined) {
+        if (slot.grad !== null) {
+          slot.grad = null;
+          slot.job.setLength(slot.row, 0);
+        }
+        continue;
+      }
+      if (data.length !== p.size) this.#checkArray(data, p, `data of ${this.#label(i)}`);
+      if (grad !== slot.grad) this.#bindGrad(slot, grad);
+      else if (grad.length !== p.size) this.#checkArray(grad, p, `grad of ${this.#label(i)}`);
+      if (!slot.bound) this.#bindState(slot);
+      const state = slot.state;
+      if (state === null) {
+        if (lastRow < 0) lastRow = this.#hyperRow(slot, NO_STATE);
+        this.#setHyper(slot, lastRow);
+        continue;
+      }
+      if (slot.fresh === null) {
+        for (let k = 0; k < keys.length; k++) {
+          const tensor = state[keys[k]!] as TypedArray, bound = slot.tensors[k]!;
+          if (tensor !== bound) return false;
+          if (bound.length !== p.size) this.#checkArray(bound, p, `${keys[k]} of ${this.#label(i)}`);
+        }
+      }
+      if (scalar === undefined || this.#scalars.length > 1 || state[scalar] !== last || lastRow < 0) {
+        lastRow = this.#hyperRow(slot, state);
+        last = scalar === undefined ? undefined : state[scalar];
+      }
+      this.#setHyper(slot, lastRow);
+    }
+    for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
+    return true;
+  }
+
+  /** Writes what a successful step has changed: new state, and the state's numbers. */
+  commit(): void {
+    const keys = this.#scalars;
+    for (const slot of this.#slots) {
+      const state = slot.state;
+      if (slot.grad === null || state === null) continue;
+      if (slot.fresh !== null) this.#adopt(slot, slot.fresh, state);
+      const next = this.#nexts[slot.hyper]!;
+      for (let k = 0; k < keys.length; k++) state[keys[k]!] = next[keys[k]!]!;
+    }
+  }
+
+  #setFlags(flags: number): void {
+    this.#flags = flags;
+    for (const slot of this.#slots) {
+      slot.job.setFlags(slot.row, slot.fresh === null ? flags : flags | this.update.freshFlags);
+    }
+  }
+
+  #setHyper(slot: Slot, row: number): void {
+    if (slot.hyper === row) return;
+    slot.hyper = row;
+    slot.job.setHyper(slot.row, row);
+  }
+
+  #bindGrad(slot: Slot, grad: unknown): void {
+    const p = slot.param, label = () => `grad of ${this.#label(slot.index)}`;
+    this.#checkArray(grad, p, label);
+    this.written.checkRead(grad, label);
+    slot.grad = grad;
+    if (p.size > 0) slot.job.bind(slot.row, 1, grad);
+    slot.job.setLength(slot.row, p.size);
+  }
+
+  /** Binds data and state; makes what state is missing. */
+  #bindState(slot: Slot): void {
+    const { param: p, job, row } = slot, keys = this.#tensors;
+    const known = this.state.get(p);
+    let fresh: Fresh | null = null;
+    if (keys.length > 0 || this.#scalars.length > 0) {
+      if (known === undefined) fresh = { entry: true, tensors: {} };
+      slot.state = known ?? this.update.start(this.group);
+      slot.tensors.length = 0;
+      for (const key of keys) {
+        let tensor = slot.state[key] as TypedArray | undefined;
+        if (tensor === undefined) {
+          tensor = allocate(p.dtype, p.size, p.data);
+          const fill = this.update.fill?.(this.group, key) ?? 0;
+          if (fill !== 0) writeFrom(tensor, p.dtype, 0, new Array(p.size).fill(fill), p.size);
+          fresh ??= { entry: false, tensors: {} };
+          fresh.tensors[key] = tensor;
+        } else {
+          const label = `${key} of ${this.#label(slot.index)}`;
+          this.#checkArray(tensor, p, label);
+          this.written.checkRead(tensor, () => label); // no other tensor may be where this one is written
+          this.written.add(tensor, label);
+        }
+        slot.tensors.push(tensor);
+      }
+    }
+    slot.fresh = fresh;
+    if (p.size > 0) {
+      job.bind(row, 0, slot.data);
+      slot.tensors.forEach((tensor, k) => job.bind(row, 2 + k, tensor));
+    }
+    job.setFlags(row, fresh === null ? this.#flags : this.#flags | this.update.freshFlags);
+    slot.bound = true;
+  }
+
+  /** New state becomes part of the optimizer's. */
+  #adopt(slot: Slot, fresh: Fresh, state: ParameterState): void {
+    for (const [key, tensor] of Object.entries(fresh.tensors)) {
+      state[key] = tensor;
+      this.written.add(tensor, `${key} of ${this.#label(slot.index)}`);
+    }
+    if (fresh.entry) this.state.adopt(slot.param, state);
+    slot.fresh = null;
+    if (this.update.freshFlags !== 0) slot.job.setFlags(slot.row, this.#flags);
+  }
+
+  /** The row of hyperparameters for a state's numbers: one that is there, or a new one. */
+  #hyperRow(slot: Slot, state: Readonly<Record<string, unknown>>): number {
+    const keys = this.#scalars, rows = this.#rows;
+    for (let r = 0; r < rows && r < SEARCHED; r++) {
+      const start = this.#starts[r]!;
+      if (keys.every((key) => start[key] === state[key])) return r;
+    }
+    for (const key of keys) {
+      const value = state[key];
+      if (typeof value !== "number" || value !== value) {
+        throw new TypeError(`${key} of ${this.#label(slot.index)} must be a number, got ${show(value)}`);
+      }
+    }
+    const scalars = state as Readonly<Record<string, number>>;
+    if ((rows + 1) * this.#width > this.#hypers.length) {
+      const grown = new Float64Array(new ArrayBuffer(2 * (rows + 1) * this.#width * 8));
+      grown.set(this.#hypers);
+      this.#hypers = grown;
+    }
+    this.#starts[rows] = scalars;
+    this.#nexts[rows] = this.update.next(this.group, scalars);
+    this.update.hypers(this.group, scalars, this.#hypers, rows * this.#width);
+    return this.#rows++;
+  }
+
+  /** Throws unless an array has its parameter's dtype and number of elements. */
+  #checkArray(array: unknown, p: Parameter, label: string | (() => string)): asserts array is TypedArray {
+    if (holds(array, p.dtype) && array.length === p.size) return;
+    const what = typeof label === "string" ? label : label();
+    if (!holds(array, p.dtype)) {
+      throw new TypeError(
+        `${what} must be ${arrayNames(p.dtype)} of ${p.size}, got ${
+          typeof array === "object" && array !== null ? kind(array) : show(array)
+        }`,
+      );
+    }
+    throw new RangeError(`${what} must have ${p.size} elements, as its parameter's shape ${show(p.shape)} has, got ${array.length}`);
+  }
+
+  #label(index: number): string {
+    const p = this.#params[index]!;
+    const name = (this.group as { paramNames?: string[] }).paramNames?.[index] ?? p.name;
+    return `paramGroups[${this.index}].params[${index}]${name === undefined ? "" : ` (${show(name)})`}`;
+  }
+}

@@ -1,0 +1,237 @@
+/**
+ * State dicts: made as snapshots, read with every check that torch leaves out.
+ *
+ * @module
+ */
+
+import { allocate, type DType, fromBfloat16, fromFloat16, holds, isTypedArray, type TypedArray, writeFrom } from "../dtype.ts";
+import { kind, show, StateDictError } from "../errors.ts";
+import type { Parameter } from "../parameter.ts";
+import { isGroupKey } from "./options.ts";
+
+/** One entry of a parameter's state: a count or other number, or a tensor. */
+export type StateValue = number | TypedArray;
+
+/** A parameter's state, by torch's names in camelCase. */
+export type ParameterState = Record<string, StateValue>;
+
+/** A group in a state dict: options, and the numbers of its parameters. */
+export interface StateDictGroup {
+  /** The group's parameters, numbered over all groups in order. */
+  params: number[];
+  /** Their names, where they have any. */
+  paramNames?: string[];
+  /** Their shapes; checked when the state dict is loaded. */
+  paramShapes?: number[][];
+  /** Their dtypes; checked when the state dict is loaded. */
+  paramDtypes?: DType[];
+  /** The group's options. */
+  [option: string]: unknown;
+}
+
+/** What `stateDict()` gives and `loadStateDict()` takes. */
+export interface StateDict {
+  /** State by parameter number; a parameter without state has no entry. */
+  state: Record<number, ParameterState>;
+  /** The groups. */
+  paramGroups: StateDictGroup[];
+}
+
+/** A Map that counts its changes, so that a step notices when a parameter's state is replaced. */
+export class StateMap extends Map<Parameter, ParameterState> {
+  /** Raised by every change. */
+  version = 0;
+  override set(p: Parameter, state: ParameterState): this {
+    this.version++;
+    return super.set(p, state);
+  }
+  override delete(p: Parameter): boolean {
+    this.version++;
+    return super.delete(p);
+  }
+  override clear(): void {
+    this.version++;
+    super.clear();
+  }
+  /** Sets an entry that the caller knows of. */
+  adopt(p: Parameter, state: ParameterState): void {
+    super.set(p, state);
+  }
+}
+
+/** Options that say how steps are run, not what they do: no state. */
+const NO_STATE = new Set(["foreach", "fused", "capturable", "differentiable"]);
+
+interface Group {
+  readonly params: readonly Parameter[];
+}
+
+/** A snapshot of groups and state. */
+export function makeStateDict(groups: readonly Group[], state: ReadonlyMap<Parameter, ParameterState>): StateDict {
+  const dict: StateDict = { state: {}, paramGroups: [] };
+  let id = 0;
+  for (const group of groups) {
+    const saved: Record<string, unknown> = {};
+    for (const [key, value] of Object.entries(group)) {
+      if (key !== "params" && !NO_STATE.has(key)) saved[key] = typeof value === "object" ? structuredClone(value) : value;
+    }
+    const params: number[] = [];
+    for (const p of group.params) {
+      const entry = state.get(p);
+      if (entry) dict.state[id] = copyState(entry);
+      params.push(id++);
+    }
+    dict.paramGroups.push({
+      ...saved,
+      params,
+      paramShapes: group.params.map((p) => [...p.shape]),
+      paramDtypes: group.params.map((p) => p.dtype),
+    });
+  }
+  return dict;
+}
+
+function copyState(entry: ParameterState): ParameterState {
+  const copy: ParameterState = {};
+  for (const [key, value] of Object.entries(entry)) {
+    copy[key] = isTypedArray(value) ? value.slice() : typeof value === "object" ? structuredClone(value) : value;
+  }
+  return copy;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Reads a state dict for given groups; throws a StateDictError unless everything fits, and changes nothing.
+ *
+ * @param dict the state dict
+ * @param groups the optimizer's groups
+ * @param schema the optimizer's options
+ * @param readState makes a parameter's state of an entry
+ * @param checkOptions throws unless a group's options are as they must be
+ * @returns the groups as they are to be, and each parameter's state
+ */
+export function readStateDict(
+  dict: unknown,
+  groups: readonly Group[],
+  schema: object,
+  readState: (entry: Record<string, unknown>, p: Parameter, where: string) => ParameterState,
+  checkOptions: (group: Record<string, unknown>) => void,
+): { groups: Record<string, unknown>[]; state: Map<Parameter, ParameterState> } {
+  if (!isObject(dict) || !isObject(dict["state"]) || !Array.isArray(dict["paramGroups"])) {
+    throw new StateDictError(`a state dict must be { state, paramGroups }, got ${show(dict)}`);
+  }
+  const saved = dict["paramGroups"] as unknown[];
+  if (saved.length !== groups.length) {
+    throw new StateDictError(`the state dict has ${saved.length} paramGroups, the optimizer has ${groups.length}`);
+  }
+  const byId = new Map<string, Parameter>();
+  const read = groups.map((group, g) => {
+    const entry = saved[g], where = `paramGroups[${g}]`;
+    if (!isObject(entry) || !Array.isArray(entry["params"])) {
+      throw new StateDictError(`${where} must be an object with params, got ${show(entry)}`);
+    }
+    const ids = entry["params"] as unknown[];
+    if (ids.length !== group.params.length) {
+      throw new StateDictError(`${where} has ${ids.length} params in the state dict, ${group.params.length} in the optimizer`);
+    }
+    checkParameters(entry, group.params, where);
+    ids.forEach((id, i) => {
+      if (byId.has(String(id))) throw new StateDictError(`${where}.params has ${show(id)} twice`);
+      byId.set(String(id), group.params[i]!);
+    });
+    return readGroup(entry, group as unknown as Record<string, unknown>, schema, where, checkOptions);
+  });
+  const state = new Map<Parameter, ParameterState>();
+  for (const [id, entry] of Object.entries(dict["state"])) {
+    const p = byId.get(id);
+    if (p === undefined) throw new StateDictError(`state[${id}] belongs to no parameter of paramGroups`);
+    if (!isObject(entry)) throw new StateDictError(`state[${id}] must be an object, got ${show(entry)}`);
+    state.set(p, readState(entry, p, `state[${id}]`));
+  }
+  return { groups: read, state };
+}
+
+/** Shapes and dtypes, where the state dict has them. */
+function checkParameters(entry: Record<string, unknown>, params: readonly Parameter[], where: string): void {
+  const { paramShapes, paramDtypes } = entry;
+  params.forEach((p, i) => {
+    if (Array.isArray(paramShapes)) {
+      const shape = paramShapes[i] as unknown;
+      if (!Array.isArray(shape) || shape.length !== p.shape.length || shape.some((n, k) => n !== p.shape[k])) {
+        throw new StateDictError(`${where}.params[${i}] has shape ${show(shape)} in the state dict, ${show(p.shape)} in the optimizer`);
+      }
+    }
+    if (Array.isArray(paramDtypes) && paramDtypes[i] !== p.dtype) {
+      throw new StateDictError(`${where}.params[${i}] is ${show(paramDtypes[i])} in the state dict, ${p.dtype} in the optimizer`);
+    }
+  });
+}
+
+function readGroup(
+  entry: Record<string, unknown>,
+  group: Record<string, unknown>,
+  schema: object,
+  where: string,
+  checkOptions: (group: Record<string, unknown>) => void,
+): Record<string, unknown> {
+  const read: Record<string, unknown> = { params: group["params"] };
+  for (const key of Object.keys(schema)) read[key] = group[key];
+  if (group["paramNames"] !== undefined) read["paramNames"] = group["paramNames"];
+  for (const [key, value] of Object.entries(entry)) {
+    if (key === "params" || key === "paramShapes" || key === "paramDtypes" || key === "foreach" || key === "fused") continue;
+    if (key === "capturable" || key === "differentiable") {
+      if (value) throw new StateDictError(`${where}.${key} must be false, got ${show(value)}: there is no such thing here`);
+      continue;
+    }
+    if (!Object.hasOwn(schema, key) && !isGroupKey(key, schema)) {
+      throw new StateDictError(`${where}.${key} is no option of this optimizer; it has ${Object.keys(schema).join(", ")}`);
+    }
+    read[key] = structuredClone(value);
+  }
+  const names = read["paramNames"], count = (read["params"] as unknown[]).length;
+  if (names !== undefined && (!Array.isArray(names) || names.length !== count)) {
+    throw new StateDictError(`${where}.paramNames must have a name for each of ${count} params, got ${show(names)}`);
+  }
+  try {
+    checkOptions(read);
+  } catch (error) {
+    throw new StateDictError(`${where}: ${(error as Error).message}`, { cause: error });
+  }
+  return read;
+}
+
+/**
+ * A state tensor of a parameter from whatever a state dict has for it: a typed array, numbers, an array-like object (as
+ * JSON makes of a typed array), or `{ dtype, data }`. Cast to the parameter's dtype, as torch does; always a copy.
+ */
+export function readTensor(value: unknown, p: Parameter, where: string): TypedArray {
+  let source = value, dtype: unknown = undefined;
+  if (isObject(source) && !ArrayBuffer.isView(source) && "data" in source) ({ data: source, dtype } = source);
+  if (isObject(source) && !ArrayBuffer.isView(source) && p.size > 0 && "0" in source) source = Object.values(source);
+  if (!isTypedArray(source) && !(Array.isArray(source) && source.every((x) => typeof x === "number"))) {
+    throw new StateDictError(
+      `${where} must be a typed array of ${p.size}, got ${typeof value === "object" && value !== null ? kind(value) : show(value)}`,
+    );
+  }
+  if (source.length !== p.size) {
+    throw new StateDictError(`${where} has ${source.length} elements, its parameter has ${p.size}`);
+  }
+  const tensor = allocate(p.dtype, p.size, p.data);
+  if (isTypedArray(source) && holds(source, p.dtype) && (dtype === undefined || dtype === p.dtype)) {
+    if (source instanceof Uint16Array === tensor instanceof Uint16Array) tensor.set(source);
+    else if (source instanceof Uint16Array) source.forEach((h, i) => tensor[i] = fromFloat16(h));
+    else writeFrom(tensor, p.dtype, 0, source, p.size);
+    return tensor;
+  }
+  if (source instanceof Uint16Array) {
+    if (dtype !== "bfloat16" && dtype !== "float16") {
+      throw new StateDictError(`${where} is a Uint16Array of an unknown dtype, its parameter is ${p.dtype}`);
+    }
+    source = Array.from(source, dtype === "bfloat16" ? fromBfloat16 : fromFloat16);
+  }
+  writeFrom(tensor, p.dtype, 0, source as ArrayLike<number>, p.size);
+  return tensor;
+}
