@@ -351,7 +351,7 @@ static double in_order(double *v, size_t n, int largest) {
     }
     v[c] = lane[0];
   }
-  return chunks < 2 ? chunks * v[0] : in_order(v, chunks, largest);
+  return n == 0 ? 0 : chunks == 1 ? v[0] : in_order(v, chunks, largest);
 }
 
 static void reductions(uint32_t dtype, const uint32_t *lengths, uint32_t rows, int special) {
