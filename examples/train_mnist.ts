@@ -34,7 +34,7 @@ class Diverged extends Error {
 
 async function train(options: Options): Promise<number> {
   const { epochs, batchSize } = options;
-  mkdirSync(dirname(options.out), { recursive: true });
+  makeFolder(options.out);
   const random = new Random(options.seed);
   const data = loadMnist();
   const model = await Classifier.create(random);
@@ -52,20 +52,23 @@ async function train(options: Options): Promise<number> {
   for (let epoch = 1; epoch <= epochs; epoch++) {
     const start = clock.total;
     progress.start(`epoch ${epoch}/${epochs}`, stepsPerEpoch);
-    for (const batch of batches(data.train, batchSize, random)) {
-      const step = history.losses.length;
-      const lr = learningRate(step, epochs * stepsPerEpoch, options.lr);
-      for (const group of optimizer.paramGroups) group.lr = lr;
-      const loss = clock.time("gradients", () => model.backward(batch));
-      if (!Number.isFinite(loss)) {
-        throw new Diverged(`the loss of step ${step + 1} is ${loss}; a smaller --lr may help`);
+    try {
+      for (const batch of batches(data.train, batchSize, random)) {
+        const step = history.losses.length;
+        const lr = learningRate(step, epochs * stepsPerEpoch, options.lr);
+        for (const group of optimizer.paramGroups) group.lr = lr;
+        const loss = clock.time("gradients", () => model.backward(batch));
+        if (!Number.isFinite(loss)) {
+          throw new Diverged(`the loss of step ${step + 1} is ${loss}; a smaller --lr may help`);
+        }
+        clock.time("optimizer", () => optimizer.step());
+        history.losses.push(loss);
+        history.rates.push(lr);
+        progress.update(step + 1 - (epoch - 1) * stepsPerEpoch, loss, lr);
       }
-      clock.time("optimizer", () => optimizer.step());
-      history.losses.push(loss);
-      history.rates.push(lr);
-      progress.update(step + 1 - (epoch - 1) * stepsPerEpoch, loss, lr);
+    } finally {
+      progress.stop();
     }
-    progress.stop();
     const accuracy = clock.time("testing", () => measureAccuracy(model, data.test));
     history.accuracies.push(accuracy);
     const loss = mean(history.losses.slice(-stepsPerEpoch)).toFixed(6);
@@ -104,6 +107,15 @@ async function train(options: Options): Promise<number> {
   writeFileSync(options.out, await drawCurves(history, title, subtitle));
   console.log(`\nThe curves are in ${options.out}`);
   return accuracy;
+}
+
+/** Makes the folder that a file goes into: before the training, so that a wrong path shows at once. */
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+  } catch (cause) {
+    throw new UsageError(`--out=${path}: its folder cannot be made (${(cause as Error).message})`);
+  }
 }
 
 /** The share of the images that get the right digit. */

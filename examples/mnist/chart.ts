@@ -86,7 +86,7 @@ function specification(history: History, title: string, subtitle: readonly strin
             legend: {
               title: null,
               orient: "none",
-              legendX: 495,
+              legendX: 460,
               legendY: 8,
               fillColor: "white",
               padding: 6,
@@ -171,5 +171,6 @@ function lossFloor(losses: readonly number[], smoothed: readonly number[]): numb
 
 /** Whole percents around all accuracies, with room for a label above the highest. */
 function accuracyDomain(accuracies: readonly number[]): [number, number] {
-  return [Math.floor(100 * Math.min(...accuracies)), Math.min(100, Math.ceil(100 * Math.max(...accuracies) + 0.3))];
+  const [low, high] = [100 * Math.min(...accuracies), 100 * Math.max(...accuracies)];
+  return [Math.floor(low), Math.min(100, Math.ceil(high + 0.3 + (high - low) / 12))];
 }

@@ -125,7 +125,8 @@ export function parseOptions(args: string[]): Options | null {
 /** What `--help` prints. */
 export function usage(): string {
   const rows = Object.entries<NumberRule | typeof OUT>({ ...NUMBERS, out: OUT }).map(([name, rule]) =>
-    `  --${name}=`.padEnd(18) + `${rule.help}\n${"".padEnd(18)}(${rule.allowed}; default ${rule.default})`
+    `  --${name}=${name === "out" ? "PATH" : "N"}`.padEnd(20) +
+    `${rule.help}\n${"".padEnd(20)}(${rule.allowed}; default ${rule.default})`
   );
   return [
     "Trains a digit classifier on MNIST: gradients from jax-js, updates from flatstep's AdamW.",
@@ -134,7 +135,7 @@ export function usage(): string {
     "  bun examples/train_mnist.ts [options]",
     "",
     ...rows,
-    "  --help, -h".padEnd(18) + "print this",
+    "  --help, -h".padEnd(20) + "print this",
   ].join("\n");
 }
 

@@ -474,7 +474,9 @@ static void concurrency(uint32_t rounds) {
     finish(&c->w);
     c->ok = baseline(&c->w), c->rounds = rounds, c->seed = random_word();
   }
-  for (client *c = clients; c < clients + 4; c++) c->ok &= pthread_create(&c->thread, NULL, client_main, c) == 0;
+  for (client *c = clients; c < clients + 4; c++) {
+    if (pthread_create(&c->thread, NULL, client_main, c) != 0) abort();
+  }
   for (client *c = clients; c < clients + 4; c++) {
     pthread_join(c->thread, NULL);
     check(c->ok, "caller %d of 4 at once, %u rounds", (int)(c - clients), rounds);

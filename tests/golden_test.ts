@@ -1,0 +1,169 @@
+/** Replays torch's trajectories in every implementation. */
+
+import { test } from "node:test";
+import { assert, assertEquals } from "@std/assert";
+import { backend, type Optimizer, type ParameterState, type StateDict, type TypedArray } from "../mod.ts";
+import { assertSameBits } from "./support/bits.ts";
+import { type AnyOptimizer, ROWS } from "./support/classes.ts";
+import {
+  assertNear,
+  assertState,
+  assertSum,
+  makeGroups,
+  numbers,
+  type OptimizerCase,
+  plain,
+  readGolden,
+  revive,
+  sample,
+  type StateDictCase,
+  typed,
+  type Written,
+} from "./support/golden.ts";
+
+const IMPLEMENTATIONS: Record<string, Record<string, unknown>> = {
+  "for-loop": { foreach: false, fused: false },
+  "foreach": { foreach: true },
+  "fused": { fused: true },
+};
+
+test("the golden replays run against the native library", () => {
+  assert(backend().name.endsWith("-ffi"), `the native library is not in use: ${backend().why}`);
+});
+
+interface Outcome {
+  params: TypedArray[];
+  state: (ParameterState | undefined)[];
+}
+
+/** Runs a case and compares with torch; with `resumeAfter`, saved and loaded after that step. */
+function replay(c: OptimizerCase, make: AnyOptimizer, options: Record<string, unknown>, resumeAfter = -1): Outcome {
+  const { dtype, tolerance } = c;
+  let { params, groups } = makeGroups(c.groups, dtype);
+  let optimizer: Optimizer = new make(groups, { ...revive(c.options), ...options });
+  const scales = params.map((p) => plain(p.data, dtype).map(Math.abs));
+  c.steps.forEach((step, t) => {
+    for (const { group, ...changes } of step.setOptions ?? []) {
+      Object.assign(optimizer.paramGroups[group]!, revive(changes));
+    }
+    params.forEach((p, i) => {
+      const grad = step.grads[i]!;
+      p.grad = grad === null ? null : typed(numbers(grad as Written), dtype);
+    });
+    const before = params.map((p) => p.grad?.slice());
+    assertEquals(optimizer.step(), undefined);
+    params.forEach((p, i) => p.grad && assertSameBits(p.grad, before[i]!, dtype, `the gradient of params[${i}]`));
+    step.expectParams?.forEach((expected, i) => {
+      const want = sample(expected), all = plain(params[i]!.data, dtype), what = `params[${i}] after step ${t + 1}`;
+      const got = want.at ? Float64Array.from(want.at, (k) => all[k]!) : all, scale = scales[i]!;
+      const of = (k: number) => {
+        const past = want.at ? 0 : scale[k]!, now = Math.abs(want.values[k]!);
+        return Number.isFinite(now) ? Math.max(past, now) : past;
+      };
+      assertNear(what, got, want.values, of, tolerance, dtype, tolerance.paramAtol ?? 0);
+      assertSum(what, all, want, tolerance);
+      if (!want.at) scale.forEach((_, k) => scale[k] = of(k));
+    });
+    if (t === resumeAfter) {
+      const saved = structuredClone(optimizer.stateDict());
+      const again = makeGroups(c.groups, dtype, params.map((p) => plain(p.data, dtype)));
+      optimizer.step(); // what has been saved may not follow
+      optimizer = new make(again.groups, { ...revive(c.options), ...options });
+      optimizer.loadStateDict(saved);
+      params = again.params;
+    }
+  });
+  for (const [index, entries] of Object.entries(c.expectState)) {
+    assertState(optimizer.state.get(params[Number(index)]!), entries, `state[${index}]`, tolerance, dtype);
+  }
+  return { params: params.map((p) => p.data), state: params.map((p) => optimizer.state.get(p)) };
+}
+
+function assertSame(actual: Outcome, expected: Outcome, dtype: string, label: string): void {
+  actual.params.forEach((p, i) => assertSameBits(p, expected.params[i]!, dtype, `${label}: params[${i}]`));
+  actual.state.forEach((state, i) => {
+    assertEquals(Object.keys(state ?? {}), Object.keys(expected.state[i] ?? {}));
+    for (const [key, value] of Object.entries(state ?? {})) {
+      const other = expected.state[i]![key]!;
+      if (typeof value === "number" || typeof other === "number") assert(Object.is(value, other), `${label}: state[${i}].${key}`);
+      else assertSameBits(value, other, dtype, `${label}: state[${i}].${key}`);
+    }
+  });
+}
+
+function trajectory(c: OptimizerCase, make: AnyOptimizer): void {
+  let first: Outcome | undefined;
+  for (const [label, options] of Object.entries(IMPLEMENTATIONS)) {
+    const outcome = replay(c, make, options);
+    if (first) assertSame(outcome, first, c.dtype, label);
+    first ??= outcome;
+  }
+  if (c.steps.length > 2 && c.source !== "optimizers-large.json") {
+    assertSame(replay(c, make, {}, Math.floor(c.steps.length / 2) - 1), first!, c.dtype, "saved and resumed");
+  }
+}
+
+function stateDict(c: StateDictCase, make: AnyOptimizer, options: Record<string, unknown>): void {
+  const { dtype, tolerance } = c, all = { ...revive(c.options), ...options };
+  const { params, groups } = makeGroups(c.groups, dtype);
+  const optimizer = new make(groups, all);
+  const steps = (o: Optimizer, ps: typeof params, rows: StateDictCase["steps"]) => {
+    for (const row of rows) {
+      ps.forEach((p, i) => p.grad = row.grads[i] ? typed(numbers(row.grads[i]), dtype) : null);
+      o.step();
+    }
+  };
+  steps(optimizer, params, c.steps);
+  const saved = optimizer.stateDict();
+  const look = () => {
+    assertEquals(Object.keys(saved.state), Object.keys(c.expectStateDict.state).sort());
+    for (const [i, entries] of Object.entries(c.expectStateDict.state)) {
+      assertEquals(Object.keys(saved.state[Number(i)]!).sort(), Object.keys(entries).sort());
+      assertState(saved.state[Number(i)], entries, `state[${i}]`, tolerance, dtype);
+    }
+    c.expectStateDict.paramGroups.forEach((group, g) => {
+      for (const [key, value] of Object.entries(group)) assertEquals(saved.paramGroups[g]![key], value, key);
+    });
+  };
+  look();
+  const clone = structuredClone(saved);
+  steps(optimizer, params, c.continue);
+  look(); // it was a snapshot
+  const torchs = {
+    state: Object.fromEntries(
+      Object.entries(c.expectStateDict.state).map(([id, entries]) => [
+        id,
+        Object.fromEntries(
+          Object.entries(entries).map(([key, v]) => [key, typeof v === "number" ? v : typed(numbers(v), dtype)]),
+        ),
+      ]),
+    ),
+    paramGroups: structuredClone(c.expectStateDict.paramGroups),
+  } as unknown as StateDict;
+  for (const [label, dict] of [["torch's", torchs], ["its own", clone]] as const) {
+    const again = makeGroups(c.groups, dtype, c.paramsAtSave.map(numbers));
+    const other = new make(again.groups, all);
+    other.loadStateDict(dict);
+    steps(other, again.params, c.continue);
+    c.expectParams.forEach((want, i) => {
+      const w = numbers(want), init = numbers(c.groups.flatMap((g) => g.params)[i]!.init);
+      const scale = (k: number) => Math.max(Math.abs(w[k]!), Math.abs(init[k]!));
+      assertNear(`params[${i}] after loading ${label}`, plain(again.params[i]!.data, dtype), w, scale, tolerance, dtype);
+    });
+  }
+}
+
+const isSparse = (c: OptimizerCase) => c.steps.some((s) => s.grads.some((g) => g !== null && "sparse" in g));
+
+for (const { name, make } of ROWS) {
+  for (const c of readGolden(name)) {
+    if ("expectStateDict" in c) {
+      if (c.scheduler) continue; // replayed with the schedulers
+      test(`${name} stateDict() and loadStateDict() are torch's: ${c.name}`, () => {
+        for (const options of Object.values(IMPLEMENTATIONS)) stateDict(c, make, options);
+      });
+    } else if (!isSparse(c)) {
+      test(`${name} follows torch's trajectory in every implementation: ${c.name}`, () => trajectory(c, make));
+    }
+  }
+}
