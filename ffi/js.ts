@@ -93,7 +93,7 @@ function reduceChunk(op: Reduction, x: Numbers, y: Numbers, n: number): number {
       ? a + v * y[i]!
       : larger(a, v < 0 ? -v : v);
   }
-  for (let half = LANES / 2; half > 0; half /= 2) {
+  for (let half = LANES / 2; half >= 1; half /= 2) {
     for (let j = 0; j < half; j++) {
       lane[j] = op === "maxAbs" ? larger(lane[j]!, lane[j + half]!) : lane[j]! + lane[j + half]!;
     }

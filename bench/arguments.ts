@@ -1,0 +1,46 @@
+/**
+ * The command line of the benchmark programs.
+ *
+ * @module
+ */
+
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { SET_NAMES, type ShapeSet } from "./shapes.ts";
+import { RULE_NAMES, type RuleName } from "./work.ts";
+
+/** What to measure. */
+export interface Arguments {
+  /** The rules. */
+  readonly rules: readonly RuleName[];
+  /** The shape sets. */
+  readonly sets: readonly ShapeSet[];
+  /** How often each contender has its turn. */
+  readonly rounds: number;
+}
+
+/** Reads `--rules=A,B --sets=C,D --rounds=N`; ends the program with a message where they make no sense. */
+export function readArguments(): Arguments {
+  try {
+    const { values } = parseArgs({
+      args: process.argv.slice(2),
+      options: { rules: { type: "string" }, sets: { type: "string" }, rounds: { type: "string" } },
+    });
+    const rounds = Number(values.rounds ?? 15);
+    if (!Number.isSafeInteger(rounds) || rounds < 1) {
+      throw new RangeError(`--rounds must be an integer >= 1, got ${values.rounds}`);
+    }
+    return { rules: pick("rules", values.rules, RULE_NAMES), sets: pick("sets", values.sets, SET_NAMES), rounds };
+  } catch (error) {
+    console.error(`error: ${(error as Error).message}`);
+    process.exit(2);
+  }
+}
+
+function pick<Name extends string>(option: string, text: string | undefined, names: readonly Name[]): readonly Name[] {
+  if (text === undefined) return names;
+  return text.split(",").map((name) => {
+    if (!names.includes(name as Name)) throw new RangeError(`--${option} must be of ${names.join(", ")}, got ${name}`);
+    return name as Name;
+  });
+}

@@ -1,0 +1,137 @@
+/**
+ * Where a step stands to what the memory allows, to the other implementations, and to a loop by hand:
+ *
+ *     deno run -A bench/limit.ts [--rules=AdamW,Adam,SGD+momentum] [--sets=gpt2,1x1000] [--rounds=15]
+ *
+ * bench/README.md says what the columns mean.
+ *
+ * @module
+ */
+
+import process from "node:process";
+import v8 from "node:v8";
+import vm from "node:vm";
+import { backend } from "../mod.ts";
+import { readArguments } from "./arguments.ts";
+import { contender, digits, inTurn, preparedContender, table, timeText, type Timings } from "./ratios.ts";
+import type { ShapeSet } from "./shapes.ts";
+import { type RuleName, Work } from "./work.ts";
+
+/** Milliseconds; the for-loop implementation is left out where a step takes longer. */
+const LONGEST_MS = 1000;
+
+const NEW_GRADIENTS: readonly ShapeSet[] = ["1000x1000", "10000x64", "1x1000"];
+
+const share = (part: number) => `${(100 * part).toFixed(0)} %`;
+const times = (ratio: number) => `${digits(ratio)}x`;
+
+/** A row of the main table, and one of the table of new gradients where there is one. */
+async function measure(
+  rule: RuleName,
+  set: ShapeSet,
+  rounds: number,
+): Promise<{ main: string[]; renewed: string[] | null }> {
+  const work = new Work(rule, set);
+  const contenders = [
+    contender("fused", work.fused),
+    contender("limit", work.limit),
+    contender("native", work.native),
+    contender("foreach", work.foreach),
+    contender("plain", work.plain),
+  ];
+  work.forLoop();
+  const start = performance.now();
+  work.forLoop();
+  if (performance.now() - start < LONGEST_MS) contenders.push(contender("for-loop", work.forLoop));
+
+  const found = await inTurn(contenders, rounds), ms = found.time("fused");
+  const against = (name: string) => found.has(name) ? times(found.ratio(name, "fused")) : "left out";
+  const main = [
+    rule,
+    set,
+    timeText(ms),
+    digits(ms * 1e6 / work.tensors),
+    digits(work.bytes / ms / 1e6),
+    share(found.ratio("limit", "fused")),
+    share(1 - found.ratio("native", "fused")),
+    against("foreach"),
+    against("for-loop"),
+    against("plain"),
+  ];
+  return { main, renewed: NEW_GRADIENTS.includes(set) ? await measureRenewed(work, rule, set, rounds) : null };
+}
+
+/** A row of the table of new gradients. Comes last: the work's other functions know the old ones. */
+async function measureRenewed(work: Work, rule: RuleName, set: ShapeSet, rounds: number): Promise<string[]> {
+  const renew = () => work.newGradients(), nothing = () => {};
+  // one step at a time in both, so that they differ in nothing but the arrays
+  const renewed = preparedContender("renewed", renew, work.fused),
+    same = preparedContender("same", nothing, work.fused);
+  const found: Timings = await inTurn([renewed, same], 2 * rounds), ms = found.time("renewed");
+  return [rule, set, timeText(ms), digits(ms * 1e6 / work.tensors), times(found.ratio("renewed", "same"))];
+}
+
+/** Bytes that V8 has allocated since it began; null where it does not tell. */
+function allocatedBytes(): number | null {
+  return (v8.getHeapStatistics() as unknown as Record<string, number>)["total_allocated_bytes"] ?? null;
+}
+
+/** What a steady step allocates, and what of it stays: bytes a step. */
+function measureHeap(rule: RuleName, set: ShapeSet, steps: number): string[] {
+  v8.setFlagsFromString("--expose-gc");
+  const collect = vm.runInNewContext("gc") as () => void;
+  const work = new Work(rule, set);
+  for (let i = 0; i < steps / 10 || i < 1000; i++) work.fused(); // until it is compiled
+  const idle = allocatedBytes(), cost = idle === null ? 0 : allocatedBytes()! - idle; // what asking allocates
+  collect();
+  const used = process.memoryUsage().heapUsed, before = allocatedBytes();
+  for (let i = 0; i < steps; i++) work.fused();
+  const after = allocatedBytes();
+  collect();
+  const kept = (process.memoryUsage().heapUsed - used) / steps;
+  const made = before === null || after === null ? null : Math.max(0, after - before - cost) / steps;
+  return [rule, set, String(steps), made === null ? "unknown" : digits(made), kept.toFixed(2)];
+}
+
+async function main(): Promise<void> {
+  const { rules, sets, rounds } = readArguments();
+  const { name, isa, threads } = backend();
+  console.log(`${name}, ${isa}, ${threads} threads, medians over ${rounds} rounds\n`);
+
+  const main: string[][] = [], renewed: string[][] = [];
+  for (const set of sets) {
+    for (const rule of rules) {
+      console.error(`${rule} ${set} …`);
+      const found = await measure(rule, set, rounds);
+      main.push(found.main);
+      if (found.renewed) renewed.push(found.renewed);
+    }
+  }
+  console.log("A fused step:\n");
+  const head = [
+    "rule",
+    "shapes",
+    "step",
+    "ns/tensor",
+    "GB/s",
+    "of the limit",
+    "in TypeScript",
+    "foreach",
+    "for-loop",
+    "plain loop",
+  ];
+  console.log(table(head, main));
+  if (renewed.length > 0) {
+    console.log("\nThe same with a new gradient array for every tensor at every step:\n");
+    console.log(table(["rule", "shapes", "step", "ns/tensor", "to the same arrays"], renewed));
+  }
+
+  const steps: Partial<Record<ShapeSet, number>> = { "1x1000": 100_000, "1000x1000": 2000, "10000x64": 1000 };
+  const heap = rules.flatMap((rule) => sets.flatMap((set) => steps[set] ? [measureHeap(rule, set, steps[set])] : []));
+  if (heap.length > 0) {
+    console.log("\nThe JavaScript heap, in bytes a step:\n");
+    console.log(table(["rule", "shapes", "steps", "allocated", "kept"], heap));
+  }
+}
+
+if (import.meta.main) await main();

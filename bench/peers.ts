@@ -1,0 +1,106 @@
+/**
+ * The same steps in flatstep and in torch, in turn, as ratios:
+ *
+ *     deno task bench:peers [--rules=AdamW,Adam,SGD+momentum] [--sets=gpt2,1x1000] [--rounds=15]
+ *
+ * torch runs in a child process (peers/torch_step.py) on as many threads. bench/README.md says what the columns mean.
+ *
+ * @module
+ */
+
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { createInterface } from "node:readline";
+import { backend } from "../mod.ts";
+import { fromFileUrl } from "@std/path";
+import { readArguments } from "./arguments.ts";
+import { type Contender, contender, digits, inTurn, preparedContender, table, timeText } from "./ratios.ts";
+import { SHAPE_SETS, type ShapeSet } from "./shapes.ts";
+import { type RuleName, Work } from "./work.ts";
+
+const PYTHON = "python3";
+const VARIANTS = ["fused", "default", "foreach"] as const;
+const NEW_GRADIENTS: readonly ShapeSet[] = ["1000x1000", "10000x64"];
+
+/** torch in a child process. */
+class Torch {
+  readonly #child: ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor() {
+    const script = fromFileUrl(new URL("./peers/torch_step.py", import.meta.url));
+    this.#child = spawn(PYTHON, [script], { stdio: ["pipe", "pipe", "inherit"] });
+    this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
+  }
+
+  /** Makes parameters and optimizers; returns torch's version. */
+  async setup(rule: RuleName, set: ShapeSet, threads: number): Promise<string> {
+    return (await this.#ask({ op: "setup", rule, shapes: SHAPE_SETS[set], threads }))["torch"] as string;
+  }
+
+  /** One of torch's implementations. */
+  contender(variant: typeof VARIANTS[number]): Contender {
+    return { name: `torch ${variant}`, turn: async () => (await this.#ask({ op: "turn", variant }))["ms"] as number };
+  }
+
+  end(): void {
+    this.#child.stdin!.end();
+  }
+
+  async #ask(request: unknown): Promise<Record<string, unknown>> {
+    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
+    const { value, done } = await this.#lines.next();
+    if (done) throw new Error("torch has ended; what it said is above");
+    return JSON.parse(value) as Record<string, unknown>;
+  }
+}
+
+/** A row of the table, and one with new gradients where there is one. */
+async function measure(torch: Torch, rule: RuleName, set: ShapeSet, rounds: number): Promise<string[][]> {
+  const rows: string[][] = [];
+  const row = async (name: string, ours: Contender) => {
+    const found = await inTurn([ours, ...VARIANTS.map((variant) => torch.contender(variant))], rounds);
+    const theirs = VARIANTS.flatMap((variant) => {
+      const peer = `torch ${variant}`;
+      return [timeText(found.time(peer)), `${digits(found.ratio(peer, ours.name))}x`];
+    });
+    rows.push([rule, name, timeText(found.time(ours.name)), ...theirs]);
+  };
+  const work = new Work(rule, set);
+  await row(set, contender("flatstep", work.fused));
+  if (NEW_GRADIENTS.includes(set)) {
+    await row(`${set}, new gradients`, preparedContender("flatstep", () => work.newGradients(), work.fused));
+  }
+  return rows;
+}
+
+async function main(): Promise<void> {
+  const { rules, sets, rounds } = readArguments();
+  const { status } = spawnSync(PYTHON, ["-c", "import torch"], { stdio: "ignore" });
+  if (status !== 0) {
+    console.log(`torch is absent (${PYTHON} cannot import it), so there is nothing to compare with. To install it:`);
+    console.log("    pip install torch==2.13.0");
+    return;
+  }
+  const { name, isa, threads } = backend(), torch = new Torch();
+  try {
+    let version = "";
+    const rows: string[][] = [];
+    for (const set of sets) {
+      for (const rule of rules) {
+        console.error(`${rule} ${set} …`);
+        version = await torch.setup(rule, set, threads);
+        rows.push(...await measure(torch, rule, set, rounds));
+      }
+    }
+    console.log(
+      `flatstep (fused, ${name}, ${isa}) and torch ${version}, ${threads} threads each, medians over ${rounds} rounds;`,
+    );
+    console.log("ratios are torch's time divided by flatstep's.\n");
+    const head = ["rule", "shapes", "flatstep", ...VARIANTS.flatMap((variant) => [`torch ${variant}`, "ratio"])];
+    console.log(table(head, rows));
+  } finally {
+    torch.end();
+  }
+}
+
+if (import.meta.main) await main();
