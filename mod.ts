@@ -26,6 +26,7 @@ export { NativeLibraryError, StateDictError } from "./src/errors.ts";
 export { Parameter, type ParameterOptions } from "./src/parameter.ts";
 export type { HookHandle, HookOptions } from "./src/optim/hooks.ts";
 export {
+  type AnyOptimizer,
   type AsyncClosure,
   type Closure,
   type LoadStateDictPostHook,
@@ -48,6 +49,7 @@ export type {
   ParamGroup,
   ParamGroupInput,
   ParamsInput,
+  Writable,
 } from "./src/optim/param_group.ts";
 export type { ParameterState, StateDict, StateDictGroup, StateValue } from "./src/optim/state_dict.ts";
 export { ElementwiseOptimizer, type ElementwiseOptions } from "./src/optim/elementwise.ts";

@@ -28,7 +28,13 @@ export interface Rule {
    * @param h the hyperparameters, rounded
    * @param b the buffers; those that the flags do not use may be missing
    */
-  readonly body: (round: (x: number) => number, flags: number, h: readonly number[], b: readonly Numbers[], n: number) => void;
+  readonly body: (
+    round: (x: number) => number,
+    flags: number,
+    h: readonly number[],
+    b: readonly Numbers[],
+    n: number,
+  ) => void;
 }
 
 /** One rule in one dtype over a table of tensors, in the form its backend runs. Rows keep what they were given. */
@@ -74,7 +80,13 @@ export interface Backend {
   /** Runs jobs that this backend made, on at most `threads` threads. */
   run(jobs: readonly Job[], threads: number): void;
   /** One number for each array (each pair of arrays of one length, for "dot"). */
-  reduce(op: Reduction, dtype: DType, xs: readonly TypedArray[], ys: readonly TypedArray[] | null, threads: number): number[];
+  reduce(
+    op: Reduction,
+    dtype: DType,
+    xs: readonly TypedArray[],
+    ys: readonly TypedArray[] | null,
+    threads: number,
+  ): number[];
   /** Uses at most this instruction set; for tests. */
   setIsa(isa: Isa): void;
 }

@@ -11,7 +11,16 @@
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import process from "node:process";
 import { dirname, fromFileUrl, join } from "@std/path";
 
@@ -103,7 +112,11 @@ export function findZig(log: (text: string) => void = () => {}): { command: Zig;
     if (command && found) return { command, version: found };
   }
   throw new Error(
-    `${given ? `FLATSTEP_ZIG is ${JSON.stringify(given)}, which is no zig 0.14 or newer` : "no zig 0.14 or newer was found"}. ` +
+    `${
+      given
+        ? `FLATSTEP_ZIG is ${JSON.stringify(given)}, which is no zig 0.14 or newer`
+        : "no zig 0.14 or newer was found"
+    }. ` +
       "There are four ways to have one:\n" +
       "  1. set FLATSTEP_ZIG to the path of a zig\n" +
       "  2. put `zig` on the PATH\n" +
@@ -116,7 +129,8 @@ export function findZig(log: (text: string) => void = () => {}): { command: Zig;
 /** The folder name of this machine's target. */
 export function hostTarget(): string {
   const name = `${process.platform}-${process.arch}`;
-  const musl = name.startsWith("linux-") && !existsSync("/lib64") && readdirSync("/lib").some((f) => f.startsWith("ld-musl"));
+  const musl = name.startsWith("linux-") && !existsSync("/lib64") &&
+    readdirSync("/lib").some((f) => f.startsWith("ld-musl"));
   return musl ? `${name}-musl` : name;
 }
 

@@ -93,7 +93,9 @@ function choose(): Choice {
     throw new RangeError(`FLATSTEP_BACKEND must be js, wasm or native, got ${show(asked)}`);
   }
   if (asked === "wasm") {
-    throw new NativeLibraryError("FLATSTEP_BACKEND is wasm, but this version has no WebAssembly build: use native or js");
+    throw new NativeLibraryError(
+      "FLATSTEP_BACKEND is wasm, but this version has no WebAssembly build: use native or js",
+    );
   }
   if (asked === "js") return { best: jsBackend, compiled: null, why: "FLATSTEP_BACKEND is js" };
   const { backend, why } = openNative();

@@ -119,7 +119,13 @@ export class NativeBackend implements Backend {
     this.#check(this.#functions.fs_run(this.#batch, jobs.length, threads), "fs_run");
   }
 
-  reduce(op: Reduction, dtype: DType, xs: readonly TypedArray[], ys: readonly TypedArray[] | null, threads: number): number[] {
+  reduce(
+    op: Reduction,
+    dtype: DType,
+    xs: readonly TypedArray[],
+    ys: readonly TypedArray[] | null,
+    threads: number,
+  ): number[] {
     const width = ys ? 3 : 2;
     const table = new Uint32Array(new ArrayBuffer(Math.max(1, xs.length) * width * 8));
     let chunks = 0;
@@ -161,4 +167,3 @@ export class NativeBackend implements Backend {
     if (status !== 0) throw new Error(`${call} of ${this.library} failed: ${STATUS[status] ?? `status ${status}`}`);
   }
 }
-

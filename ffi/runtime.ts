@@ -26,7 +26,9 @@ interface ProcessLike {
 const globals = globalThis as unknown as { Deno?: DenoLike; Bun?: { version: string }; process?: ProcessLike };
 
 /** Deno, if this is Deno. */
-export const deno: DenoLike | undefined = globals.Bun === undefined && globals.Deno?.version?.deno ? globals.Deno : undefined;
+export const deno: DenoLike | undefined = globals.Bun === undefined && globals.Deno?.version?.deno
+  ? globals.Deno
+  : undefined;
 
 /** Whether this is Bun. */
 export const isBun: boolean = globals.Bun !== undefined;

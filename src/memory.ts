@@ -54,7 +54,9 @@ export class WrittenMemory {
       else high = middle;
     }
     const hit = spans[low];
-    if (hit && hit.from < to) throw new RangeError(`${label()} must not share memory with ${hit.label}, but they overlap`);
+    if (hit && hit.from < to) {
+      throw new RangeError(`${label()} must not share memory with ${hit.label}, but they overlap`);
+    }
   }
 
   #sort(): void {

@@ -66,11 +66,15 @@ export class Parameter {
       throw new TypeError(`options must be an object, got ${show(options)}`);
     }
     for (const key of Object.keys(options)) {
-      if (!OPTIONS.includes(key)) throw new TypeError(`Parameter has no option ${show(key)}; it has ${OPTIONS.join(", ")}`);
+      if (!OPTIONS.includes(key)) {
+        throw new TypeError(`Parameter has no option ${show(key)}; it has ${OPTIONS.join(", ")}`);
+      }
     }
     const { shape, name, dtype, requiresGrad = true } = options;
     if (name !== undefined && typeof name !== "string") throw new TypeError(`name must be a string, got ${show(name)}`);
-    if (typeof requiresGrad !== "boolean") throw new TypeError(`requiresGrad must be a boolean, got ${show(requiresGrad)}`);
+    if (typeof requiresGrad !== "boolean") {
+      throw new TypeError(`requiresGrad must be a boolean, got ${show(requiresGrad)}`);
+    }
     if (Array.isArray(data)) {
       const strange = data.find((x) => typeof x !== "number");
       if (strange !== undefined) throw new TypeError(`data must be numbers, got ${show(strange)} among them`);
@@ -82,7 +86,9 @@ export class Parameter {
       this.data = data;
     } else {
       throw new TypeError(
-        `data must be a Float32Array, Float64Array, Float16Array, Uint16Array or an array of numbers, got ${show(data)}`,
+        `data must be a Float32Array, Float64Array, Float16Array, Uint16Array or an array of numbers, got ${
+          show(data)
+        }`,
       );
     }
     this.shape = Object.freeze(shape === undefined ? [data.length] : checkShape(shape));
@@ -122,13 +128,17 @@ export class Parameter {
 
   /** `Parameter(float32 [3, 4], "fc.weight")`, for messages and logs. */
   toString(): string {
-    return `Parameter(${this.dtype} [${this.shape.join(", ")}]${this.name === undefined ? "" : `, ${show(this.name)}`})`;
+    return `Parameter(${this.dtype} [${this.shape.join(", ")}]${
+      this.name === undefined ? "" : `, ${show(this.name)}`
+    })`;
   }
 }
 
 function checkShape(shape: readonly number[]): number[] {
   if (!Array.isArray(shape)) {
-    throw new TypeError(`shape must be an array of lengths, got ${typeof shape === "object" ? kind(shape) : show(shape)}`);
+    throw new TypeError(
+      `shape must be an array of lengths, got ${typeof shape === "object" ? kind(shape) : show(shape)}`,
+    );
   }
   for (const n of shape) {
     if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`shape must be integers >= 0, got ${show([...shape])}`);

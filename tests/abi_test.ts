@@ -26,9 +26,16 @@ test("the header and symbols.ts have the same ABI version, functions and paramet
 });
 
 test("the header and TypeScript number dtypes, reductions and errors alike", () => {
-  const values = (name: string) => [...header.match(new RegExp(`enum ${name} \\{([^}]*)\\}`))![1]!.matchAll(/(\w+) = (-?\d+)/g)];
+  const values = (
+    name: string,
+  ) => [...header.match(new RegExp(`enum ${name} \\{([^}]*)\\}`))![1]!.matchAll(/(\w+) = (-?\d+)/g)];
   const dtypes = values("fs_dtype").slice(0, -1).map(([, name]) => name!);
-  const short: Record<string, string> = { FS_F32: "float32", FS_F64: "float64", FS_BF16: "bfloat16", FS_F16: "float16" };
+  const short: Record<string, string> = {
+    FS_F32: "float32",
+    FS_F64: "float64",
+    FS_BF16: "bfloat16",
+    FS_F16: "float16",
+  };
   assertEquals(dtypes.map((name) => short[name]!), [...DTYPES]);
   assertEquals(values("fs_reduce_op").length - 1, REDUCTIONS.length);
   assertEquals(Number(header.match(/#define FS_REDUCE_CHUNK (\d+)u/)?.[1]), REDUCE_CHUNK);
@@ -61,7 +68,10 @@ test("every rule of rules.def is in the table of classes, and has its own header
 test("the library's AVX-512 kernels use 512-bit registers, and nothing is contracted", () => {
   const { library, isa } = backend();
   assert(library !== null);
-  const { status, stdout } = spawnSync("objdump", ["-d", "--no-show-raw-insn", library], { encoding: "utf8", maxBuffer: 1 << 28 });
+  const { status, stdout } = spawnSync("objdump", ["-d", "--no-show-raw-insn", library], {
+    encoding: "utf8",
+    maxBuffer: 1 << 28,
+  });
   if (status !== 0) return console.log("skipped: there is no objdump on this machine");
   assert(!/\bv?f(n?m(add|sub))/.test(stdout), "the library has fused multiply-adds");
   if (!["sse2", "avx2", "avx512"].includes(isa)) return console.log("skipped: this is no x86-64");

@@ -85,8 +85,9 @@ function assertSame(actual: Outcome, expected: Outcome, dtype: string, label: st
     assertEquals(Object.keys(state ?? {}), Object.keys(expected.state[i] ?? {}));
     for (const [key, value] of Object.entries(state ?? {})) {
       const other = expected.state[i]![key]!;
-      if (typeof value === "number" || typeof other === "number") assert(Object.is(value, other), `${label}: state[${i}].${key}`);
-      else assertSameBits(value, other, dtype, `${label}: state[${i}].${key}`);
+      if (typeof value === "number" || typeof other === "number") {
+        assert(Object.is(value, other), `${label}: state[${i}].${key}`);
+      } else assertSameBits(value, other, dtype, `${label}: state[${i}].${key}`);
     }
   });
 }
@@ -148,7 +149,14 @@ function stateDict(c: StateDictCase, make: AnyOptimizer, options: Record<string,
     c.expectParams.forEach((want, i) => {
       const w = numbers(want), init = numbers(c.groups.flatMap((g) => g.params)[i]!.init);
       const scale = (k: number) => Math.max(Math.abs(w[k]!), Math.abs(init[k]!));
-      assertNear(`params[${i}] after loading ${label}`, plain(again.params[i]!.data, dtype), w, scale, tolerance, dtype);
+      assertNear(
+        `params[${i}] after loading ${label}`,
+        plain(again.params[i]!.data, dtype),
+        w,
+        scale,
+        tolerance,
+        dtype,
+      );
     });
   }
 }

@@ -14,7 +14,23 @@ import { hashNumbers, typed } from "./support/golden.ts";
 
 const WIDTH = 64; // elements that the widest vector loop takes at a time: four vectors of 16 float32
 const SIZES = [...Array.from({ length: 2 * WIDTH + 2 }, (_, n) => n), 100_003];
-const SPECIAL = [NaN, Infinity, -Infinity, 0, -0, 1e-40, -1e-40, 1e-310, 3e38, -3e38, 1e-20, 65504, 6e-8, 2 ** -24, 1e300];
+const SPECIAL = [
+  NaN,
+  Infinity,
+  -Infinity,
+  0,
+  -0,
+  1e-40,
+  -1e-40,
+  1e-310,
+  3e38,
+  -3e38,
+  1e-20,
+  65504,
+  6e-8,
+  2 ** -24,
+  1e300,
+];
 
 /** The instruction sets of this machine, the one in use last. */
 function isas(native: Backend): Isa[] {
@@ -60,7 +76,12 @@ class Arena {
 }
 
 /** Three steps on parameters of all sizes; returns parameters and state. */
-function run(row: typeof ROWS[number], variant: Record<string, unknown>, dtype: DType, options: Record<string, unknown>): TypedArray[] {
+function run(
+  row: typeof ROWS[number],
+  variant: Record<string, unknown>,
+  dtype: DType,
+  options: Record<string, unknown>,
+): TypedArray[] {
   const arena = new Arena(dtype, 1);
   const params = arena.views.map((view) => new Parameter(view, { dtype }));
   const optimizer = new row.make(params, { ...variant, ...options });
@@ -132,7 +153,10 @@ for (const op of REDUCTIONS) {
             for (const threads of [1, 2, 3]) {
               const actual = native.reduce(op, dtype, xs, other, threads);
               actual.forEach((a, i) => {
-                assert(Object.is(a, expected[i]), `${op} ${dtype} n=${LENGTHS[i]} ${isa}: ${a}, expected ${expected[i]}`);
+                assert(
+                  Object.is(a, expected[i]),
+                  `${op} ${dtype} n=${LENGTHS[i]} ${isa}: ${a}, expected ${expected[i]}`,
+                );
               });
             }
           }
@@ -150,7 +174,9 @@ test("reductions are what their names say", () => {
   for (const which of [jsBackend, bestBackend()]) {
     for (const op of REDUCTIONS) {
       for (const dtype of DTYPES) {
-        assertEquals(which.reduce(op, dtype, [typed(x, dtype)], op === "dot" ? [typed(y, dtype)] : null, 2), [expected[op]]);
+        assertEquals(which.reduce(op, dtype, [typed(x, dtype)], op === "dot" ? [typed(y, dtype)] : null, 2), [
+          expected[op],
+        ]);
       }
     }
   }

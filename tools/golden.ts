@@ -1,5 +1,6 @@
 /**
- * Copies the golden trajectories of some optimizers into tests/golden/, a file each:
+ * Copies the golden trajectories of some optimizers into tests/golden/, a file each, and what must be refused of them into
+ * errors.json:
  *
  *     deno run -A tools/golden.ts PATH/TO/golden SGD Adam AdamW
  *
@@ -23,7 +24,8 @@ if (!folder || wanted.length === 0) {
   process.exit(2);
 }
 const out = join(dirname(dirname(fromFileUrl(import.meta.url))), "tests", "golden");
-const files = readdirSync(folder).filter((f) => /^(optimizers-.*|statedict)\.json$/.test(f) && !f.includes("fuzz")).sort();
+const files = readdirSync(folder).filter((f) => /^(optimizers-.*|statedict)\.json$/.test(f) && !f.includes("fuzz"))
+  .sort();
 for (const optimizer of wanted) {
   let oracle = "";
   const cases: string[] = [];
@@ -38,3 +40,18 @@ for (const optimizer of wanted) {
   writeFileSync(join(out, `${optimizer.toLowerCase()}.json`), text);
   console.log(`${optimizer}: ${cases.length} cases, ${(text.length / 1024).toFixed(0)} KiB`);
 }
+
+interface ErrorCase extends Case {
+  kind: string;
+}
+
+const errors = JSON.parse(readFileSync(join(folder, "errors.json"), "utf8")) as { oracle: string; cases: ErrorCase[] };
+const kinds = ["optimizer", "addParamGroup", "step", "loadStateDict"];
+const kept = errors.cases.filter((c) => kinds.includes(c.kind) && wanted.includes(c.optimizer!)).map((c) =>
+  JSON.stringify(c)
+);
+writeFileSync(
+  join(out, "errors.json"),
+  `{ "format": 1, "oracle": "${errors.oracle}", "cases": [\n${kept.join(",\n")}\n] }\n`,
+);
+console.log(`errors: ${kept.length} cases`);

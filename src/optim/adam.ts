@@ -86,8 +86,7 @@ export const ADAM_UPDATE: Update<Group> = {
   scalars: ["step"],
   freshFlags: 0,
   tensors: (group) => group.amsgrad ? TENSORS_AMSGRAD : TENSORS,
-  flags: (group) =>
-    (group.weightDecay !== 0 && !group.decoupledWeightDecay ? L2 : 0) | (group.amsgrad ? AMSGRAD : 0),
+  flags: (group) => (group.weightDecay !== 0 && !group.decoupledWeightDecay ? L2 : 0) | (group.amsgrad ? AMSGRAD : 0),
   start: () => ({ step: 0 }),
   hypers(group, state, out, at) {
     const { lr, weightDecay, eps } = group, [beta1, beta2] = group.betas, t = state["step"]! + 1;
@@ -136,6 +135,8 @@ export const ADAM_UPDATE: Update<Group> = {
  */
 export class Adam extends ElementwiseOptimizer<AdamOptions> {
   /**
+   * Makes an optimizer of parameters.
+   *
    * @param params parameters, `[name, parameter]` pairs, or groups `{ params, ...options }`
    * @param options see {@linkcode AdamOptions}
    * @throws {TypeError} for an unknown option or one of the wrong kind

@@ -25,7 +25,11 @@ const decoupled: OptionSpec<boolean> = {
   },
 };
 
-const SCHEMA: Schema<AdamWOptions> = { ...ADAM_SCHEMA, weightDecay: nonNegative(1e-2), decoupledWeightDecay: decoupled };
+const SCHEMA: Schema<AdamWOptions> = {
+  ...ADAM_SCHEMA,
+  weightDecay: nonNegative(1e-2),
+  decoupledWeightDecay: decoupled,
+};
 
 /**
  * AdamW: Adam whose weight decay shrinks the parameter itself and does not pass through the averages.
@@ -56,6 +60,8 @@ const SCHEMA: Schema<AdamWOptions> = { ...ADAM_SCHEMA, weightDecay: nonNegative(
  */
 export class AdamW extends ElementwiseOptimizer<AdamWOptions> {
   /**
+   * Makes an optimizer of parameters.
+   *
    * @param params parameters, `[name, parameter]` pairs, or groups `{ params, ...options }`
    * @param options see {@linkcode AdamWOptions}
    * @throws {TypeError} for an unknown option or one of the wrong kind
@@ -65,7 +71,7 @@ export class AdamW extends ElementwiseOptimizer<AdamWOptions> {
     super(params, options, "AdamW", { schema: SCHEMA, update: ADAM_UPDATE });
   }
 
-  /** @inheritdoc */
+  /** Adam's groups say that decay is not decoupled; here it is. */
   protected override upgradeGroup(group: Record<string, unknown>): void {
     group["decoupledWeightDecay"] = true;
   }

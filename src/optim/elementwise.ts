@@ -69,19 +69,21 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     const { schema, update } = definition;
     const given = options === undefined ? {} : readOptions(options, schema, name, false);
     const defaults = Object.fromEntries(
-      Object.entries(schema as Record<string, { default: unknown }>).map(([key, spec]) => [key, key in given ? given[key] : spec.default]),
+      Object.entries(schema as Record<string, { default: unknown }>).map((
+        [key, spec],
+      ) => [key, key in given ? given[key] : spec.default]),
     );
     super(params, defaults as Required<Options>, schema as Schema<Options>);
     this.#update = update;
   }
 
-  /** @inheritdoc */
+  /** Throws unless options go with each other. */
   protected override validate(options: Readonly<Required<Options>>): void {
     const { foreach, fused } = options as Elementwise;
     if (foreach === true && fused === true) throw new TypeError("foreach and fused must not both be true");
   }
 
-  /** @inheritdoc */
+  /** Looks at every array, runs the rule, and writes the new state. */
   protected override update(): void {
     this.checkAllOptions();
     if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare())) {
@@ -95,7 +97,9 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   /** Whether the plans are for these groups, this state, and these implementations. */
   #fresh(): boolean {
     const plans = this.#plans, groups = this.paramGroups;
-    if (plans === null || plans.length !== groups.length || (this.state as StateMap).version !== this.#version) return false;
+    if (plans === null || plans.length !== groups.length || (this.state as StateMap).version !== this.#version) {
+      return false;
+    }
     for (let g = 0; g < groups.length; g++) {
       if (plans[g]!.group !== groups[g] || plans[g]!.backend !== backendOf(groups[g] as Elementwise)) return false;
     }
@@ -126,7 +130,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     if (fused.length > 0) bestBackend().run(fused, getNumThreads());
   }
 
-  /** @inheritdoc */
+  /** A parameter's state from a state dict's entry: the rule's tensors, copied and cast, and its numbers. */
   protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
     const { scalars, rule } = this.#update;
     const known = rule.buffers.slice(2).map((buffer) => buffer.split(":")[0]!);
@@ -143,7 +147,9 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
       }
     }
     for (const key of scalars) {
-      if (!(key in state)) throw new StateDictError(`${where} must have ${key}, got ${Object.keys(state).join(", ") || "nothing"}`);
+      if (!(key in state)) {
+        throw new StateDictError(`${where} must have ${key}, got ${Object.keys(state).join(", ") || "nothing"}`);
+      }
     }
     return state;
   }

@@ -27,8 +27,9 @@ export type StepArgs = [closure?: Closure | AsyncClosure | null | undefined, opt
 /** Options of a step: there are none yet. */
 export type StepOptions = Record<string, never>;
 
+/** An optimizer of any class. */
 // deno-lint-ignore no-explicit-any -- hooks for all optimizers take any of them
-type AnyOptimizer = Optimizer<any>;
+export type AnyOptimizer = Optimizer<any>;
 /** Runs before a step; may return other arguments for it. */
 export type StepPreHook = (optimizer: AnyOptimizer, args: StepArgs) => void | StepArgs;
 /** Runs after a step. */
@@ -153,7 +154,8 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    * @throws {RangeError} for an option out of range, no parameters, a parameter or a name that appears twice, shared memory
    */
   protected constructor(params: ParamsInput<Options>, defaults: Required<Options>, schema?: Schema<Options>) {
-    const free = () => Object.fromEntries(Object.keys(defaults).map((key) => [key, { default: undefined, check() {} }]));
+    const free = () =>
+      Object.fromEntries(Object.keys(defaults).map((key) => [key, { default: undefined, check() {} }]));
     this.#schema = (schema as Record<string, OptionSpec<unknown>> | undefined) ?? free();
     this.#keys = Object.keys(this.#schema);
     this.defaults = Object.freeze({ ...defaults });
@@ -187,7 +189,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       const options = readOptions(input, this.#schema, this.constructor.name, true);
       const { params, names } = readGroupParams(options["params"], options["paramNames"]);
       delete options["paramNames"];
-      const defaults = Object.entries(this.defaults).map(([key, value]) => [key, Array.isArray(value) ? [...value] : value]);
+      const defaults = Object.entries(this.defaults).map((
+        [key, value],
+      ) => [key, Array.isArray(value) ? [...value] : value]);
       group = { ...Object.fromEntries(defaults), ...options, params } as ParamGroup<Options>;
       if (names) group.paramNames = names;
       this.#checkOptions(group);
@@ -209,7 +213,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       }
       checkGroupKey(key, values[key]);
     }
-    this.validate(group);
+    this.validate(group as unknown as Readonly<Required<Options>>);
   }
 
   /** Throws unless every group's options are as they must be. */
@@ -326,7 +330,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
 
   #enter(): void {
     if (this.#busy) {
-      throw new TypeError("step() must not be called during another step of the same optimizer: await stepAsync() first");
+      throw new TypeError(
+        "step() must not be called during another step of the same optimizer: await stepAsync() first",
+      );
     }
     this.#busy = true;
   }

@@ -44,8 +44,11 @@ export type ParamGroupInput<Options> = Partial<Options> & GroupExtras & {
   paramNames?: readonly string[];
 };
 
+/** A pair that may be written to, of one that may not. */
+export type Writable<T> = T extends readonly [infer A, infer B] ? [A, B] : T;
+
 /** A group of an optimizer: live, and checked again at each step. */
-export type ParamGroup<Options> = { -readonly [Key in keyof Options]-?: Options[Key] } & GroupExtras & {
+export type ParamGroup<Options> = { -readonly [Key in keyof Options]-?: Writable<Options[Key]> } & GroupExtras & {
   /** The group's parameters. */
   params: Parameter[];
   /** Their names, where they were given. */
@@ -73,7 +76,8 @@ export function readParams(params: unknown): unknown[] {
   const entries = [...params];
   if (entries.length === 0) throw new RangeError("params must have at least one parameter, got none");
   const first = entries[0];
-  const grouped = typeof first === "object" && first !== null && !isParameterLike(first) && !isPair(first);
+  const grouped = typeof first === "object" && first !== null && !isParameterLike(first) && !isPair(first) &&
+    !ArrayBuffer.isView(first);
   return grouped ? entries : [{ params: entries }];
 }
 
@@ -154,7 +158,9 @@ export function checkGroups(groups: readonly Grouped[]): void {
       places.set(p, place);
       if (name === undefined) return;
       const same = names.get(name);
-      if (same !== undefined) throw new RangeError(`a name must be one parameter's, got ${show(name)} for ${same} and ${place}`);
+      if (same !== undefined) {
+        throw new RangeError(`a name must be one parameter's, got ${show(name)} for ${same} and ${place}`);
+      }
       names.set(name, place);
     });
   });

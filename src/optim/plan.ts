@@ -112,7 +112,19 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       this.#checkArray(param.data, param, `data of ${this.#label(index)}`);
       written.add(param.data, `data of ${this.#label(index)}`);
       const place = places.get(param.dtype)!, { job } = place, row = place.used++, { data } = param;
-      return { param, index, data, job, row, grad: null, state: null, tensors: [], fresh: null, bound: false, hyper: -1 };
+      return {
+        param,
+        index,
+        data,
+        job,
+        row,
+        grad: null,
+        state: null,
+        tensors: [],
+        fresh: null,
+        bound: false,
+        hyper: -1,
+      };
     });
   }
 
@@ -282,7 +294,9 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         }`,
       );
     }
-    throw new RangeError(`${what} must have ${p.size} elements, as its parameter's shape ${show(p.shape)} has, got ${array.length}`);
+    throw new RangeError(
+      `${what} must have ${p.size} elements, as its parameter's shape ${show(p.shape)} has, got ${array.length}`,
+    );
   }
 
   #label(index: number): string {

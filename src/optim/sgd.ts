@@ -116,6 +116,8 @@ const UPDATE: Update<Group> = {
  */
 export class SGD extends ElementwiseOptimizer<SGDOptions> {
   /**
+   * Makes an optimizer of parameters.
+   *
    * @param params parameters, `[name, parameter]` pairs, or groups `{ params, ...options }`
    * @param options see {@linkcode SGDOptions}
    * @throws {TypeError} for an unknown option or one of the wrong kind
@@ -125,7 +127,7 @@ export class SGD extends ElementwiseOptimizer<SGDOptions> {
     super(params, options, "SGD", { schema: SCHEMA, update: UPDATE });
   }
 
-  /** @inheritdoc */
+  /** Throws unless nesterov has a momentum and no dampening. */
   protected override validate(options: Readonly<Required<SGDOptions>>): void {
     super.validate(options);
     const { nesterov, momentum, dampening } = options;

@@ -4,7 +4,16 @@
  * @module
  */
 
-import { allocate, type DType, fromBfloat16, fromFloat16, holds, isTypedArray, type TypedArray, writeFrom } from "../dtype.ts";
+import {
+  allocate,
+  type DType,
+  fromBfloat16,
+  fromFloat16,
+  holds,
+  isTypedArray,
+  type TypedArray,
+  writeFrom,
+} from "../dtype.ts";
 import { kind, show, StateDictError } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { isGroupKey } from "./options.ts";
@@ -73,7 +82,9 @@ export function makeStateDict(groups: readonly Group[], state: ReadonlyMap<Param
   for (const group of groups) {
     const saved: Record<string, unknown> = {};
     for (const [key, value] of Object.entries(group)) {
-      if (key !== "params" && !NO_STATE.has(key)) saved[key] = typeof value === "object" ? structuredClone(value) : value;
+      if (key !== "params" && !NO_STATE.has(key)) {
+        saved[key] = typeof value === "object" ? structuredClone(value) : value;
+      }
     }
     const params: number[] = [];
     for (const p of group.params) {
@@ -135,7 +146,9 @@ export function readStateDict(
     }
     const ids = entry["params"] as unknown[];
     if (ids.length !== group.params.length) {
-      throw new StateDictError(`${where} has ${ids.length} params in the state dict, ${group.params.length} in the optimizer`);
+      throw new StateDictError(
+        `${where} has ${ids.length} params in the state dict, ${group.params.length} in the optimizer`,
+      );
     }
     checkParameters(entry, group.params, where);
     ids.forEach((id, i) => {
@@ -161,11 +174,15 @@ function checkParameters(entry: Record<string, unknown>, params: readonly Parame
     if (Array.isArray(paramShapes)) {
       const shape = paramShapes[i] as unknown;
       if (!Array.isArray(shape) || shape.length !== p.shape.length || shape.some((n, k) => n !== p.shape[k])) {
-        throw new StateDictError(`${where}.params[${i}] has shape ${show(shape)} in the state dict, ${show(p.shape)} in the optimizer`);
+        throw new StateDictError(
+          `${where}.params[${i}] has shape ${show(shape)} in the state dict, ${show(p.shape)} in the optimizer`,
+        );
       }
     }
     if (Array.isArray(paramDtypes) && paramDtypes[i] !== p.dtype) {
-      throw new StateDictError(`${where}.params[${i}] is ${show(paramDtypes[i])} in the state dict, ${p.dtype} in the optimizer`);
+      throw new StateDictError(
+        `${where}.params[${i}] is ${show(paramDtypes[i])} in the state dict, ${p.dtype} in the optimizer`,
+      );
     }
   });
 }
@@ -181,13 +198,19 @@ function readGroup(
   for (const key of Object.keys(schema)) read[key] = group[key];
   if (group["paramNames"] !== undefined) read["paramNames"] = group["paramNames"];
   for (const [key, value] of Object.entries(entry)) {
-    if (key === "params" || key === "paramShapes" || key === "paramDtypes" || key === "foreach" || key === "fused") continue;
+    if (key === "params" || key === "paramShapes" || key === "paramDtypes" || key === "foreach" || key === "fused") {
+      continue;
+    }
     if (key === "capturable" || key === "differentiable") {
-      if (value) throw new StateDictError(`${where}.${key} must be false, got ${show(value)}: there is no such thing here`);
+      if (value) {
+        throw new StateDictError(`${where}.${key} must be false, got ${show(value)}: there is no such thing here`);
+      }
       continue;
     }
     if (!Object.hasOwn(schema, key) && !isGroupKey(key, schema)) {
-      throw new StateDictError(`${where}.${key} is no option of this optimizer; it has ${Object.keys(schema).join(", ")}`);
+      throw new StateDictError(
+        `${where}.${key} is no option of this optimizer; it has ${Object.keys(schema).join(", ")}`,
+      );
     }
     read[key] = structuredClone(value);
   }
@@ -213,7 +236,9 @@ export function readTensor(value: unknown, p: Parameter, where: string): TypedAr
   if (isObject(source) && !ArrayBuffer.isView(source) && p.size > 0 && "0" in source) source = Object.values(source);
   if (!isTypedArray(source) && !(Array.isArray(source) && source.every((x) => typeof x === "number"))) {
     throw new StateDictError(
-      `${where} must be a typed array of ${p.size}, got ${typeof value === "object" && value !== null ? kind(value) : show(value)}`,
+      `${where} must be a typed array of ${p.size}, got ${
+        typeof value === "object" && value !== null ? kind(value) : show(value)
+      }`,
     );
   }
   if (source.length !== p.size) {

@@ -1,5 +1,6 @@
 /**
- * Tests of the native core from C, for builds with sanitizers: driver ROUNDS [SEED]. 0 rounds: only the pool's start.
+ * Tests of the native core from C, for builds with sanitizers: driver ROUNDS [LENGTH [SEED]].
+ * LENGTH is that of the long rows. 0 rounds: only the start of the thread pool.
  *
  * A `world` is a list of jobs whose buffers lie in one block of memory, each between guard bytes and at an odd offset.
  * It is run once on the baseline instruction set and one thread, and then in other ways: the block must be the same.
@@ -14,18 +15,18 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PLAIN, ADDRESS, THREAD };
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-enum { BUILD = ADDRESS };
 #else
 #define __asan_poison_memory_region(at, bytes) (void)0
 #define __asan_unpoison_memory_region(at, bytes) (void)0
-#if defined(__SANITIZE_THREAD__)
-enum { BUILD = THREAD };
-#else
-enum { BUILD = PLAIN };
 #endif
+#if defined(__x86_64__)
+#define SET_MODE(mode) __builtin_ia32_ldmxcsr(mode)
+#define MODE() (__builtin_ia32_stmxcsr() & ~0x3fu) /* without the exceptions seen */
+#else
+#define SET_MODE(mode) (void)(mode)
+#define MODE() mode
 #endif
 #define MAX_JOBS 5u
 #define LENGTH_OF(a) (sizeof(a) / sizeof *(a))
@@ -47,7 +48,7 @@ static uint32_t below(uint32_t n) { return (uint32_t)(random_word() % n); }
 static double uniform(void) { return (double)(random_word() >> 11) * 0x1p-52 - 1; }
 static uint64_t address(const void *p) { return (uint64_t)(uintptr_t)p; }
 static void *take(size_t bytes) {
-  void *memory = malloc(bytes + (bytes == 0));
+  void *memory = calloc(bytes + (bytes == 0), 1);
   return memory ? memory : (abort(), memory);
 }
 
@@ -157,9 +158,7 @@ static int32_t run(world *w, const fs_job *jobs, uint32_t isa, uint32_t threads)
   fs_set_isa(isa);
   memcpy(w->memory, w->before, w->bytes);
   __asan_poison_memory_region(w->memory, w->bytes);
-  for (const span *s = w->spans; s < w->spans + w->span_count; s++) {
-    __asan_unpoison_memory_region(w->memory + s->at, s->bytes);
-  }
+  for (size_t i = 0; i < w->span_count; i++) __asan_unpoison_memory_region(w->memory + w->spans[i].at, w->spans[i].bytes);
   const int32_t status = fs_run(jobs, (uint32_t)w->count, threads);
   __asan_unpoison_memory_region(w->memory, w->bytes);
   return status;
@@ -175,8 +174,13 @@ static int matches(const world *w) {
   }
   return ok && memcmp(w->memory + at, w->before + at, w->bytes - at) == 0;
 }
-static int repeats(world *w, uint32_t isa, uint32_t threads) {
-  return run(w, w->jobs, isa, threads) == FS_OK && matches(w);
+static int repeats(world *w, uint32_t isa, uint32_t threads) { /* and in any floating-point mode */
+  static const uint32_t modes[] = {0x1f80, 0x9fc0, 0x3f80, 0x5f80, 0x7f80}; /* usual; flushing denormals; roundings */
+  const uint32_t mode = modes[(isa + threads) % LENGTH_OF(modes)];
+  SET_MODE(mode);
+  const int ok = run(w, w->jobs, isa, threads) == FS_OK && MODE() == mode;
+  SET_MODE(modes[0]);
+  return ok && matches(w);
 }
 static int baseline(world *w) { /* on one thread, so it starts no pool */
   const int32_t status = run(w, w->jobs, 0, 1);
@@ -185,12 +189,12 @@ static int baseline(world *w) { /* on one thread, so it starts no pool */
 }
 
 /* 1. Hostile tables. Puts each of some values in a place for as long as `attempt` is made, which must hold. */
-#define EACH(place, attempt, ...)                                                                              \
+#define EACH(place, attempt, ...)                                                                                     \
   for (__typeof__(place) saved = place, values[] = {__VA_ARGS__}, *v = values; v < values + LENGTH_OF(values); v++) { \
-    place = *v;                                                                                                \
-    const int ok = attempt;                                                                                    \
-    place = saved;                                                                                             \
-    check(ok, "%s: %s = (%s)[%d]", title, #place, #__VA_ARGS__, (int)(v - values));                            \
+    place = *v;                                                                                                       \
+    const int ok = attempt;                                                                                           \
+    place = saved;                                                                                                    \
+    check(ok, "%s: %s = (%s)[%d]", title, #place, #__VA_ARGS__, (int)(v - values));                                   \
   }
 #define WITH(place, status, ...) EACH(place, gives(w, w->jobs, status), __VA_ARGS__)
 #define SHIFTED(p, by) (__typeof__(p))((uintptr_t)(p) + by)
@@ -199,16 +203,49 @@ static int gives(world *w, const fs_job *jobs, int32_t status) {
   return run(w, jobs, 0, 0) == status && run(w, jobs, isas - 1, 8) == status && (status == FS_OK || unchanged(w));
 }
 
+/* Makes one thing wrong: what fs_run has to say of it, and what it was. Up to ANY_JOB the row may have no elements. */
+enum { EMPTY_JOB = 4, ANY_JOB = 12, WRONGS = 20 };
+#define WRONG(number, change, status) case number: return *name = #change, change, status;
+static int32_t spoil(fs_job *j, uint64_t *row, uint32_t wrong, const char **name) {
+  const fs_rule *rule = &fs_rules[j->rule];
+  const uint64_t bit = 1, size = fs_element_size[j->dtype & 3], b = below(rule->buffers), hyper = j->hyper_rows;
+  const uint32_t any = below(1u << 31), by = 1 + below(7), flag = rule->flags + below(32 - rule->flags);
+  switch (wrong) {
+    WRONG(0, j->rule = fs_rule_count, FS_ERR_RULE)      WRONG(1, j->rule = UINT32_MAX - any, FS_ERR_RULE)
+    WRONG(2, j->dtype = FS_DTYPES, FS_ERR_DTYPE)        WRONG(3, j->dtype = UINT32_MAX - any, FS_ERR_DTYPE)
+    WRONG(4, j->table = NULL, FS_ERR_NULL)              WRONG(5, j->hypers = NULL, FS_ERR_NULL)
+    WRONG(6, j->table = SHIFTED(j->table, by), FS_ERR_ALIGN) WRONG(7, j->hypers = SHIFTED(j->hypers, by), FS_ERR_ALIGN)
+    WRONG(8, row[0] = bit << 62, FS_ERR_LENGTH)         WRONG(9, row[0] = bit << 63, FS_ERR_LENGTH)
+    WRONG(10, row[0] = UINT64_MAX - below(2) * any, FS_ERR_LENGTH)
+    WRONG(11, row[0] = INT64_MAX / size + below(2), FS_ERR_LENGTH) /* one buffer may have it, not all of them */
+    WRONG(12, row[1] |= bit << (32 + rule->flags), FS_ERR_FLAGS) WRONG(13, row[1] |= bit << (32 + flag), FS_ERR_FLAGS)
+    WRONG(14, row[1] = (row[1] >> 32 << 32) + hyper, FS_ERR_HYPER) WRONG(15, row[1] |= UINT32_MAX, FS_ERR_HYPER)
+    WRONG(16, j->hyper_rows = 0, FS_ERR_HYPER)          WRONG(17, row[2] = row[3] = 0, FS_ERR_NULL)
+    WRONG(18, row[2 + b] |= 1, FS_ERR_ALIGN)            WRONG(19, row[2 + b] += size / 2, FS_ERR_ALIGN)
+  }
+  return FS_OK;
+}
+static int refuses(world *w, uint32_t job, uint32_t row_number, uint32_t wrong, const char **name) {
+  const fs_job saved = w->jobs[job];
+  const size_t bytes = (2 + fs_rules[saved.rule].buffers) * 8;
+  uint64_t words[2 + FS_MAX_BUFFERS], *row = saved.rows > 0 ? row_of(&saved, row_number) : words;
+  memcpy(words, row, bytes);
+  const int32_t status = spoil(&w->jobs[job], row, wrong, name);
+  const int ok = gives(w, w->jobs, status);
+  w->jobs[job] = saved;
+  return memcpy(row, words, bytes), ok;
+}
+
 static void hostile(uint32_t number, uint32_t dtype) {
-  world *w = calloc(1, sizeof *w);
+  world *w = take(sizeof *w);
   char title[64];
+  const char *name;
   const fs_rule *rule = &fs_rules[number];
-  const uint32_t size = fs_element_size[dtype], all = (1u << rule->flags) - 1;
-  const uint64_t most = (uint64_t)INT64_MAX / size, high = (uint64_t)1 << 63;
+  const uint64_t size = fs_element_size[dtype], most = (uint64_t)INT64_MAX / size;
   snprintf(title, sizeof title, "hostile %s %s", rule->name, dtype_names[dtype]);
   add_job(w, (uint32_t)fs_rule_find("sgd"), FS_F32, 2, 1), set_row(w, 0, 5, 0), set_row(w, 1, 70000, 2);
   add_job(w, (uint32_t)fs_rule_find("adam"), FS_F64, 1, 1), set_row(w, 0, 300, 0);
-  add_job(w, number, dtype, 3, 2), set_row(w, 0, 0, 0), set_row(w, 1, 33, all), set_row(w, 2, 7, 0);
+  add_job(w, number, dtype, 3, 2), set_row(w, 0, 0, 0), set_row(w, 1, 33, (1u << rule->flags) - 1), set_row(w, 2, 7, 0);
   finish(w);
   fs_job *job = &w->jobs[2], *shifted = take(sizeof w->jobs + 8);
   uint64_t *first = row_of(w->jobs, 0), *row = row_of(job, 1), *plain = row_of(job, 2);
@@ -216,30 +253,18 @@ static void hostile(uint32_t number, uint32_t dtype) {
   memcpy((char *)shifted + 4, w->jobs, sizeof w->jobs);
   check(gives(w, NULL, FS_ERR_NULL) && gives(w, SHIFTED(shifted, 4), FS_ERR_ALIGN), "%s: jobs", title);
   free(shifted);
-  WITH(job->rule, FS_ERR_RULE, fs_rule_count, UINT32_MAX)
-  WITH(job->dtype, FS_ERR_DTYPE, FS_DTYPES, UINT32_MAX)
-  WITH(job->table, FS_ERR_NULL, NULL)
-  WITH(job->hypers, FS_ERR_NULL, NULL)
-  WITH(job->table, FS_ERR_ALIGN, SHIFTED(job->table, 4), SHIFTED(job->table, 1))
-  WITH(job->hypers, FS_ERR_ALIGN, SHIFTED(job->hypers, 4), SHIFTED(job->hypers, 1))
-  WITH(job->hyper_rows, FS_ERR_HYPER, 0)
-  WITH(row[1], FS_ERR_HYPER, row[1] | 2, row[1] | UINT32_MAX)
-  WITH(row[1], FS_ERR_FLAGS, row[1] | (uint64_t)1 << (32 + rule->flags), row[1] | high)
-  WITH(row[0], FS_ERR_LENGTH, high >> 1, high, UINT64_MAX, most + 1, most) /* one buffer may have the last, not all */
-  WITH(plain[0], FS_ERR_LENGTH, most - 8, UINT64_MAX - 32)                 /* too much, or 0, with the row before */
+  for (uint32_t wrong = 0; wrong < WRONGS; wrong++) check(refuses(w, 2, 1, wrong, &name), "%s: %s", title, name);
+  WITH(plain[0], FS_ERR_LENGTH, most - 8, UINT64_MAX - 32) /* too much, or 0, with the row before */
   *first = (uint64_t)INT64_MAX / 12 - 70000 - 4096; /* not refused by itself: nothing may be begun */
   WITH(row[0], FS_ERR_LENGTH, (uint64_t)INT64_MAX / (size * rule->buffers) - 64, 100000)
-  WITH(row[1], FS_ERR_FLAGS, high)
   *first = 5;
   for (uint32_t b = 0; b < rule->buffers; b++) {
     WITH(row[2 + b], FS_ERR_NULL, 0)
     WITH(plain[2 + b], rule->needs[b] == 0 ? FS_ERR_NULL : FS_OK, 0)
-    WITH(row[2 + b], FS_ERR_ALIGN, row[2 + b] + 1, row[2 + b] + size / 2)
   }
   job->rows = 0;
   WITH(job->rule, FS_ERR_RULE, fs_rule_count)
   WITH(job->table, FS_OK, NULL)
-  WITH(job->hypers, FS_OK, NULL)
   destroy(w);
 }
 
@@ -257,12 +282,9 @@ static void hostile_reduce(uint32_t op, uint32_t dtype) {
 #define REFUSE(place, status, ...) EACH(place, fs_reduce(o, d, t, 3, p, room, r, 8) == status && UNTOUCHED, __VA_ARGS__)
   REFUSE(o, FS_ERR_OP, FS_REDUCE_OPS, UINT32_MAX)
   REFUSE(d, FS_ERR_DTYPE, FS_DTYPES, UINT32_MAX)
-  REFUSE(t, FS_ERR_NULL, NULL)
-  REFUSE(p, FS_ERR_NULL, NULL)
-  REFUSE(r, FS_ERR_NULL, NULL)
-  REFUSE(t, FS_ERR_ALIGN, SHIFTED(t, 4), SHIFTED(t, 1))
-  REFUSE(p, FS_ERR_ALIGN, SHIFTED(p, 4), SHIFTED(p, 1))
-  REFUSE(r, FS_ERR_ALIGN, SHIFTED(r, 4), SHIFTED(r, 1))
+  REFUSE(t, FS_ERR_NULL, NULL) REFUSE(t, FS_ERR_ALIGN, SHIFTED(t, 4), SHIFTED(t, 1))
+  REFUSE(p, FS_ERR_NULL, NULL) REFUSE(p, FS_ERR_ALIGN, SHIFTED(p, 4), SHIFTED(p, 1))
+  REFUSE(r, FS_ERR_NULL, NULL) REFUSE(r, FS_ERR_ALIGN, SHIFTED(r, 4), SHIFTED(r, 1))
   REFUSE(room, FS_ERR_SCRATCH, 1, 0)
   REFUSE(last[0], FS_ERR_SCRATCH, 4097, most)
   REFUSE(last[0], FS_ERR_LENGTH, most + 1, (uint64_t)1 << 63, UINT64_MAX)
@@ -287,9 +309,8 @@ static void names(void) {
     const uint32_t length = (uint32_t)strlen(all), rooms[] = {0, 1, 2, 7, length, length + 1, length + 2, 1024};
     check(fs_rule_find(fs_rules[r].name) == (int32_t)r && fs_rule_describe(r, NULL, 100) == -1, "rule %u's name", r);
     for (size_t i = 0; i < LENGTH_OF(rooms); i++) {
-      const uint32_t copied = rooms[i] > length ? length : rooms[i] - (rooms[i] > 0);
       memset(text, 'x', sizeof text), memset(wanted, 'x', sizeof wanted);
-      if (rooms[i] > 0) memcpy(wanted, all, copied), wanted[copied] = 0;
+      snprintf(wanted, rooms[i], "%s", all);
       const int ok = fs_rule_describe(r, text, rooms[i]) == (rooms[i] > 0 ? (int32_t)length : -1);
       check(ok && memcmp(text, wanted, sizeof text) == 0, "%s described in %u bytes", all, rooms[i]);
     }
@@ -297,27 +318,14 @@ static void names(void) {
 }
 
 /* 2. Every rule, dtype, combination of flags, instruction set and number of threads; other floating-point modes. */
-static void matrix(uint32_t rule, uint32_t dtype, uint32_t flags) {
-  world *w = calloc(1, sizeof *w);
-  const int long_row = BUILD == PLAIN || flags + 1 == 1u << fs_rules[rule].flags;
+static void matrix(uint32_t rule, uint32_t dtype, uint32_t flags, uint32_t length) {
+  world *w = take(sizeof *w);
   add_job(w, rule, dtype, 131, 3);
-  for (uint32_t i = 0; i < 131; i++) set_row(w, i, i < 65 ? i : i > 65 ? i - 1 : long_row ? 300001 : 30001, flags);
+  for (uint32_t i = 0; i < 131; i++) set_row(w, i, i < 65 ? i : i > 65 ? i - 1 : length, flags);
   finish(w);
   int ok = baseline(w) && !unchanged(w);
   for (uint32_t k = 0; k < ways; k++) ok &= repeats(w, k % isas, thread_counts[k / isas]);
   check(ok, "%s %s, flags %u: the same everywhere", fs_rules[rule].name, dtype_names[dtype], flags);
-#if defined(__x86_64__)
-  const uint32_t usual = __builtin_ia32_stmxcsr(), modes[] = {0x9fc0u, 0x3f80u, 0x5f80u, 0x7f80u}; /* flush; rounding */
-  ok = 1;
-  for (uint32_t m = 0; m < LENGTH_OF(modes); m++) {
-    __builtin_ia32_ldmxcsr(modes[m]);
-    const int32_t status = run(w, w->jobs, isas - 1, m % 2 ? 1 : 3);
-    const uint32_t after = __builtin_ia32_stmxcsr() & ~0x3fu;
-    __builtin_ia32_ldmxcsr(usual);
-    ok &= status == FS_OK && after == modes[m] && matches(w);
-  }
-  check(ok, "%s %s, flags %u: in any floating-point mode", fs_rules[rule].name, dtype_names[dtype], flags);
-#endif
   destroy(w);
 }
 
@@ -409,8 +417,6 @@ static pthread_barrier_t barrier;
 static world *clients[4];
 static uint32_t client_rounds;
 
-static void count_part(void *counts, uint32_t part) { ((uint32_t *)counts)[part]++; }
-
 static void *client_main(void *index) {
   world *w = clients[(uintptr_t)index];
   const uint64_t row[] = {w->spans[0].bytes / 4, address(w->before + w->spans[0].at)};
@@ -422,9 +428,6 @@ static void *client_main(void *index) {
     ok &= repeats(w, below(isas), round == 0 ? 8 : 1 + below(8));
     ok &= fs_reduce(FS_SUM_ABS, FS_F32, row, 1, partials, 64, &result, 1 + below(8)) == FS_OK;
     ok &= same(FS_F64, &first, &result, 8);
-    uint32_t counts[10] = {0}, parts = below(10);
-    fs_parallel(count_part, counts, parts);
-    for (uint32_t i = 0; i < 10; i++) ok &= counts[i] == (i < parts);
     if (below(3) == 0) usleep(below(500)); /* the workers fall asleep now and then */
   }
   return ok ? w : NULL;
@@ -436,13 +439,11 @@ static void concurrency(uint32_t rounds) {
   client_rounds = rounds;
   pthread_barrier_init(&barrier, NULL, 4);
   for (uintptr_t i = 0; i < 4; i++) {
-    world *w = clients[i] = calloc(1, sizeof *w);
+    world *w = clients[i] = take(sizeof *w);
     add_job(w, (uint32_t)fs_rule_find("sgd"), FS_F32, 2, 1), set_row(w, 0, 140001, 2), set_row(w, 1, 99, 0);
     add_job(w, (uint32_t)fs_rule_find("adam"), FS_F64, 1, 1), set_row(w, 0, 30001, 2);
     finish(w);
     check(baseline(w), "caller %d alone", (int)i);
-  }
-  for (uintptr_t i = 0; i < 4; i++) {
     if (pthread_create(&threads[i], NULL, client_main, (void *)i) != 0) abort();
   }
   for (uintptr_t i = 0; i < 4; i++) {
@@ -451,18 +452,50 @@ static void concurrency(uint32_t rounds) {
   }
 }
 
-/* 6. Random jobs, and random words of them made wrong: what fs_run has to say of it. */
-static int32_t spoil(fs_job *j, uint64_t *row) {
-  const fs_rule *rule = &fs_rules[j->rule];
-  const uint32_t what = below(row && row[0] ? 11 : row ? 6 : 2), any = below(1u << 31), by = 1 + below(7);
-  if (what == 0) return j->rule = below(2) ? fs_rule_count : fs_rule_count + any, FS_ERR_RULE;
-  if (what == 1) return j->dtype = below(2) ? FS_DTYPES : FS_DTYPES + any, FS_ERR_DTYPE;
-  if (what == 2) return j->hypers = NULL, FS_ERR_NULL;
-  if (what == 3) return j->hypers = SHIFTED(j->hypers, by), FS_ERR_ALIGN;
-  if (what == 4) return j->table = SHIFTED(j->table, by), FS_ERR_ALIGN;
-  if (what == 5) return row[0] = (uint64_t)1 << (61 + below(3)) | random_word() >> below(64), FS_ERR_LENGTH;
-  if (what == 6) return row[1] |= (uint64_t)1 << (32 + rule->flags + below(32 - rule->flags)), FS_ERR_FLAGS;
-  if (what == 7) return row[1] = (row[1] >> 32 << 32) + j->hyper_rows + (below(2) ? 0 : any), FS_ERR_HYPER;
-  if (what == 8) return row[2] = 0, FS_ERR_NULL;
-  return row[2 + below(rule->buffers)] ^= 1, FS_ERR_ALIGN;
+/* 6. Random jobs, and random words of them made wrong. */
+static void fuzz(uint32_t round) {
+  world *w = take(sizeof *w);
+  const char *name = "";
+  for (uint32_t jobs = 1 + below(MAX_JOBS); w->count < jobs;) {
+    const uint32_t rule = below(fs_rule_count), rows = below(40);
+    add_job(w, rule, below(FS_DTYPES), rows, 1 + below(4));
+    for (uint32_t r = 0, kind = below(16); r < rows; r++, kind = below(16)) {
+      set_row(w, r, below(kind < 9 ? 70 : kind < 15 ? 3000 : 60000), below(1u << fs_rules[rule].flags));
+    }
+  }
+  finish(w);
+  int ok = baseline(w);
+  for (int i = 0; i < 4; i++) ok &= repeats(w, below(isas), below(10));
+  check(ok, "fuzz, round %u: the same everywhere", round);
+  ok = 1;
+  for (int i = 0; i < 16 && ok; i++) {
+    const uint32_t j = below((uint32_t)w->count), rows = w->jobs[j].rows, r = rows > 0 ? below(rows) : 0;
+    ok = refuses(w, j, r, below(rows == 0 ? EMPTY_JOB : *row_of(&w->jobs[j], r) == 0 ? ANY_JOB : WRONGS), &name);
+  }
+  check(ok, "fuzz, round %u: %s", round, name);
+  destroy(w);
+}
+
+int main(int argc, char **argv) {
+  static const uint32_t many[] = {20000000}, lengths[] = {0, 1, 15, 16, 17, 0, 33, 4095, 4096, 4097, 3 * 4096 + 5, 300001};
+  const uint32_t rounds = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 10;
+  const uint32_t length = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 300001;
+  state = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
+  isas = (fs_set_isa(UINT32_MAX) & 255u) + 1;
+  ways = isas * LENGTH_OF(thread_counts);
+  concurrency(rounds == 0 ? 2 : 10 * rounds);
+  for (uint32_t dtype = 0; dtype < FS_DTYPES && rounds > 0; dtype++) {
+    for (uint32_t rule = 0; rule < fs_rule_count; rule++) {
+      hostile(rule, dtype);
+      for (uint32_t flags = 0; flags < 1u << fs_rules[rule].flags; flags++) matrix(rule, dtype, flags, length);
+    }
+    for (uint32_t op = 0; op < FS_REDUCE_OPS; op++) hostile_reduce(op, dtype);
+    for (int special = 0; special < 3; special++) reductions(dtype, lengths, LENGTH_OF(lengths), 300001, special);
+    if (dtype >= FS_BF16) conversions(dtype);
+  }
+  if (rounds > 0) names();
+  if (rounds > 0 && length > 300000) reductions(FS_F32, many, 1, many[0], 0);
+  for (uint32_t round = 0; round < rounds; round++) fuzz(round);
+  printf("%u passed, %u failed\n", passed, failed);
+  return failed != 0;
 }

@@ -19,7 +19,9 @@ const isNaN16 = (bits: number, dtype: string): boolean => {
 
 /** Throws unless two arrays have the same bits. `dtype` says what a Uint16Array holds. */
 export function assertSameBits(actual: TypedArray, expected: TypedArray, dtype: string, what: string): void {
-  if (actual.length !== expected.length) throw new Error(`${what}: ${actual.length} elements, expected ${expected.length}`);
+  if (actual.length !== expected.length) {
+    throw new Error(`${what}: ${actual.length} elements, expected ${expected.length}`);
+  }
   const halves = actual instanceof Uint16Array;
   for (let i = 0; i < actual.length; i++) {
     const a = actual[i]!, b = expected[i]!;

@@ -14,7 +14,13 @@ type Text = "NaN" | "Infinity" | "-Infinity";
 /** Numbers as they stand in a golden file. */
 export type Written = readonly (number | Text)[] | { readonly hash: { seed: number; n: number; scale: number } };
 /** Expected numbers: all, or a sample with the sum of all. */
-export type Expected = Written | { n: number; at: number[]; values: readonly (number | Text)[]; sum: number; sumAbs: number };
+export type Expected = Written | {
+  n: number;
+  at: number[];
+  values: readonly (number | Text)[];
+  sum: number;
+  sumAbs: number;
+};
 /** A sparse gradient: `indices` are [sparseDims][nnz]. */
 export interface SparseGradient {
   sparse: { indices: number[][]; values: Written };
@@ -128,7 +134,10 @@ export function makeGroups(
   const made = groups.map((group) => ({
     ...revive(group.options),
     params: group.params.map((p) => {
-      const parameter = new Parameter(typed(init?.[params.length] ?? numbers(p.init), dtype), { shape: p.shape, dtype });
+      const parameter = new Parameter(typed(init?.[params.length] ?? numbers(p.init), dtype), {
+        shape: p.shape,
+        dtype,
+      });
       params.push(parameter);
       return p.name ? [p.name, parameter] as const : parameter;
     }),
@@ -220,7 +229,9 @@ export function assertSum(what: string, got: Float64Array, want: Sample, toleran
   if (want.at === null) return;
   const sum = got.reduce((a, b) => a + b, 0);
   const allowed = (tolerance.rtol ?? 0) * want.sumAbs + (tolerance.paramAtol ?? 0) * Math.sqrt(want.n) * 4;
-  if (!(Math.abs(sum - want.sum) <= allowed)) throw new Error(`the sum of ${what} is ${sum}, expected ${want.sum} within ${allowed}`);
+  if (!(Math.abs(sum - want.sum) <= allowed)) {
+    throw new Error(`the sum of ${what} is ${sum}, expected ${want.sum} within ${allowed}`);
+  }
 }
 
 /** Throws unless a parameter's state is as expected. */

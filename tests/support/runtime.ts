@@ -55,7 +55,11 @@ export function run(command: string, args: readonly string[], options: RunOption
   for (const key of Object.keys(env)) if (key.startsWith("FLATSTEP_")) delete env[key];
   Object.assign(env, options.env);
   return new Promise((resolve, reject) => {
-    const child = spawn(command, [...args], { cwd: ROOT, env: env as Record<string, string>, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(command, [...args], {
+      cwd: ROOT,
+      env: env as Record<string, string>,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     let stdout = "", stderr = "";
     child.stdout.on("data", (data) => {
       stdout += data;

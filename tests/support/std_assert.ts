@@ -12,32 +12,40 @@ type AnyClass<T> = abstract new (...args: any[]) => T;
 
 /** Throws unless a condition holds. */
 export function assert(condition: unknown, message?: string): asserts condition {
-  nodeAssert.ok(condition, message);
+  if (message === undefined) nodeAssert.ok(condition);
+  else nodeAssert.ok(condition, message);
 }
 
 /** Throws unless two values are deeply equal. */
 export function assertEquals<T>(actual: T, expected: T, message?: string): void {
-  nodeAssert.deepEqual(actual, expected, message);
+  if (message === undefined) nodeAssert.deepEqual(actual, expected);
+  else nodeAssert.deepEqual(actual, expected, message);
 }
 
 /** Throws if two values are deeply equal. */
 export function assertNotEquals<T>(actual: T, expected: T, message?: string): void {
-  nodeAssert.notDeepEqual(actual, expected, message);
+  if (message === undefined) nodeAssert.notDeepEqual(actual, expected);
+  else nodeAssert.notDeepEqual(actual, expected, message);
 }
 
 /** Throws unless two values are the same. */
 export function assertStrictEquals<T>(actual: T, expected: T, message?: string): void {
-  nodeAssert.equal(actual, expected, message);
+  if (message === undefined) nodeAssert.equal(actual, expected);
+  else nodeAssert.equal(actual, expected, message);
 }
 
 /** Throws unless a string contains another. */
 export function assertStringIncludes(actual: string, expected: string, message?: string): void {
-  nodeAssert.ok(actual.includes(expected), message ?? `${JSON.stringify(actual)} does not include ${JSON.stringify(expected)}`);
+  nodeAssert.ok(
+    actual.includes(expected),
+    message ?? `${JSON.stringify(actual)} does not include ${JSON.stringify(expected)}`,
+  );
 }
 
 /** Throws unless a string matches. */
 export function assertMatch(actual: string, expected: RegExp, message?: string): void {
-  nodeAssert.match(actual, expected, message);
+  if (message === undefined) nodeAssert.match(actual, expected);
+  else nodeAssert.match(actual, expected, message);
 }
 
 /** Throws unless a value is an instance of a class. */
@@ -46,7 +54,11 @@ export function assertInstanceOf<T>(actual: unknown, expected: AnyClass<T>, mess
 }
 
 function checkError<E extends Error>(error: unknown, type: AnyClass<E>, includes: string | undefined): E {
-  assertInstanceOf(error, type, `threw ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}, not a ${type.name}`);
+  assertInstanceOf(
+    error,
+    type,
+    `threw ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}, not a ${type.name}`,
+  );
   if (includes !== undefined) assertStringIncludes(error.message, includes);
   return error;
 }
@@ -62,7 +74,11 @@ export function assertThrows<E extends Error>(call: () => unknown, type: AnyClas
 }
 
 /** Throws unless a Promise is rejected with an error of a class, whose message includes a text; returns the error. */
-export async function assertRejects<E extends Error>(call: () => Promise<unknown>, type: AnyClass<E>, includes?: string): Promise<E> {
+export async function assertRejects<E extends Error>(
+  call: () => Promise<unknown>,
+  type: AnyClass<E>,
+  includes?: string,
+): Promise<E> {
   try {
     await call();
   } catch (error) {

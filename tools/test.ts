@@ -1,0 +1,121 @@
+/**
+ * Every test, under Deno and under Bun: `deno task test`. Builds the native library first. Arguments (files, `--filter x`)
+ * go to `deno test` and `bun test`. Ends with one line that adds up what ran.
+ *
+ * @module
+ */
+
+import { spawn } from "node:child_process";
+import { existsSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import process from "node:process";
+import { dirname, fromFileUrl, join } from "@std/path";
+import { build, hostTarget } from "../ffi/build.ts";
+
+const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+/** Bun's binary: the one that runs this, else the npm package's own (Deno runs no install scripts), else the PATH's. */
+export function findBun(): string {
+  if ("Bun" in globalThis) return process.execPath;
+  const file = process.platform === "win32" ? "bun.exe" : "bun";
+  const store = join(ROOT, "node_modules", ".deno");
+  const musl = hostTarget().endsWith("-musl");
+  const name = `@oven/bun-${process.platform === "win32" ? "windows" : process.platform}-${
+    process.arch === "arm64" ? "aarch64" : "x64"
+  }${musl ? "-musl" : ""}`;
+  const prefix = `${name.replace("/", "+")}@`;
+  for (const entry of existsSync(store) ? readdirSync(store) : []) {
+    const path = join(store, entry, "node_modules", name, "bin", file);
+    if (entry.startsWith(prefix) && existsSync(path)) return path;
+  }
+  try {
+    return createRequire(createRequire(import.meta.url).resolve("bun/package.json")).resolve(`${name}/bin/${file}`);
+  } catch {
+    return "bun";
+  }
+}
+
+/** Runs a command, shows what it prints, and returns it with the exit status. */
+function run(command: string, args: readonly string[]): Promise<{ status: number; text: string }> {
+  return new Promise((resolve) => {
+    const child = spawn(command, [...args], { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"] });
+    let text = "";
+    for (const stream of ["stdout", "stderr"] as const) {
+      child[stream].on("data", (data) => {
+        text += data;
+        process[stream].write(data);
+      });
+    }
+    child.on("error", (error) => resolve({ status: 127, text: String(error) }));
+    child.on("close", (code) => resolve({ status: code ?? 1, text }));
+  });
+}
+
+// deno-lint-ignore no-control-regex -- colours
+const plain = (text: string) => text.replace(/\x1b\[[0-9;]*m/g, "");
+
+const last = (text: string, pattern: RegExp) => [...plain(text).matchAll(pattern)].at(-1);
+
+/** `ok | 12 passed (3 steps) | 0 failed | 1 ignored` */
+function readDeno(text: string): Counts | null {
+  const match = last(text, /\| (\d+) passed(?: \([^)]*\))? \| (\d+) failed(?: \([^)]*\))?(?: \| (\d+) ignored)?/g);
+  return match ? { passed: Number(match[1]), failed: Number(match[2]), skipped: Number(match[3] ?? 0) } : null;
+}
+
+/** ` 12 pass`, ` 1 skip`, ` 0 fail`, each on a line */
+function readBun(text: string): Counts | null {
+  const count = (word: string) => Number(last(text, new RegExp(`^ *(\\d+) ${word}$`, "gm"))?.[1] ?? 0);
+  return last(text, /^Ran \d+ tests/gm)
+    ? { passed: count("pass"), failed: count("fail"), skipped: count("skip") }
+    : null;
+}
+
+/** `12 passed, 0 failed` */
+function readPlain(text: string): Counts | null {
+  const match = last(text, /^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/gm);
+  return match ? { passed: Number(match[1]), failed: Number(match[2]), skipped: Number(match[3] ?? 0) } : null;
+}
+
+async function main(args: readonly string[]): Promise<void> {
+  build(hostTarget(), { log: (text) => console.error(text) });
+  const deno = "Deno" in globalThis && !("Bun" in globalThis) ? process.execPath : "deno";
+  const files = args.length > 0 ? args : ["tests/"];
+  const suites: [string, string, string[], (text: string) => Counts | null][] = [
+    ["deno test", deno, ["test", "-A", "--quiet", ...files], readDeno],
+    ["bun test", findBun(), ["test", ...args], readBun],
+  ];
+  if (args.length === 0) {
+    suites.push(["the documentation's examples", deno, [
+      "test",
+      "-A",
+      "--quiet",
+      "--doc",
+      "mod.ts",
+      "src/",
+      "ffi/load.ts",
+    ], readDeno]);
+    suites.push(["the C core under sanitizers", "bash", [join("tests", "native", "run.sh")], readPlain]);
+  }
+  const total: Counts = { passed: 0, failed: 0, skipped: 0 }, lines: string[] = [];
+  for (const [name, command, commandArgs, read] of suites) {
+    console.log(`\n--- ${name}`);
+    const { status, text } = await run(command, commandArgs);
+    const counts = read(text) ?? { passed: 0, failed: 1, skipped: 0 };
+    if (status !== 0 && counts.failed === 0) counts.failed = 1; // it ended badly without saying why
+    for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];
+    lines.push(
+      `${name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped (exit status ${status})`,
+    );
+  }
+  console.log(`\n${lines.join("\n")}`);
+  console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ""}`);
+  process.exit(total.failed > 0 || total.passed === 0 ? 1 : 0);
+}
+
+if (import.meta.main) await main(process.argv.slice(2));
