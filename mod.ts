@@ -3,6 +3,7 @@
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { AdamW, Parameter } from "@flatstep/optim";
  *
  * const weight = new Parameter(new Float32Array(8).fill(1), { shape: [2, 4], name: "weight" });
@@ -13,7 +14,7 @@
  *   weight.grad = Float32Array.from(weight.data, (w) => 2 * w); // the gradient of sum(w²)
  *   optimizer.step();
  * }
- * console.assert(weight.data.every((w) => Math.abs(w) < 0.1));
+ * assert(weight.data.every((w) => Math.abs(w) < 0.1));
  * ```
  *
  * @module

@@ -3,10 +3,14 @@
  */
 #include "internal.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
-/* Below this many bytes of traffic a second thread costs more than it brings. */
-#define FS_BYTES_PER_THREAD (256u * 1024u)
+/*
+ * A thread for each so many bytes of buffers. Between the steps of a training run the pool has gone to sleep, and waking it
+ * takes as long as moving some megabytes.
+ */
+static atomic_uint grain = 4u << 20;
 /* Splits fall on multiples of this many elements, so that no two threads write to one cache line. */
 #define FS_SPLIT 64u
 
@@ -136,10 +140,12 @@ static void run_part(void *context, uint32_t part) {
 }
 
 static uint32_t parts_for(uint64_t bytes, uint32_t threads) {
-  const uint64_t worth = bytes / FS_BYTES_PER_THREAD;
+  const uint64_t worth = bytes / atomic_load_explicit(&grain, memory_order_relaxed);
   const uint32_t most = threads > FS_MAX_THREADS ? FS_MAX_THREADS : threads;
   return worth < 2 || most < 2 ? 1 : worth < most ? (uint32_t)worth : most;
 }
+
+void fs_set_grain(uint32_t bytes) { atomic_store_explicit(&grain, bytes > 0 ? bytes : 1, memory_order_relaxed); }
 
 int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads) {
   if (count == 0) return FS_OK;

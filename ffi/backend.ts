@@ -59,6 +59,9 @@ export const REDUCTIONS = ["sum", "sumAbs", "sumSq", "dot", "maxAbs"] as const;
 /** One of {@linkcode REDUCTIONS}. */
 export type Reduction = typeof REDUCTIONS[number];
 
+/** The grain that the library starts with. */
+export const GRAIN: number = 4 << 20;
+
 /** Elements that one partial result covers (FS_REDUCE_CHUNK). */
 export const REDUCE_CHUNK = 4096;
 
@@ -87,6 +90,8 @@ export interface Backend {
     ys: readonly TypedArray[] | null,
     threads: number,
   ): number[];
+  /** One more thread for each so many bytes of buffers; for tests. */
+  setGrain(bytes: number): void;
   /** Uses at most this instruction set; for tests. */
   setIsa(isa: Isa): void;
 }

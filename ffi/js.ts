@@ -132,5 +132,6 @@ export const jsBackend: Backend = {
     for (const job of jobs as readonly JsJob[]) job.run();
   },
   reduce: (op, dtype, xs, ys) => xs.map((x, i) => reduceOne(op, dtype, x, ys?.[i])),
+  setGrain() {},
   setIsa() {},
 };

@@ -137,10 +137,11 @@ export function compiledBackend(asked: string): Backend {
  * @throws {NativeLibraryError} if FLATSTEP_BACKEND asks for a backend that cannot be had
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { backend } from "@flatstep/optim";
  *
  * const { name, threads } = backend();
- * console.assert(["deno-ffi", "bun-ffi", "wasm", "js"].includes(name) && threads >= 1);
+ * assert(["deno-ffi", "bun-ffi", "wasm", "js"].includes(name) && threads >= 1);
  * ```
  */
 export function backend(): BackendInfo {
@@ -161,11 +162,12 @@ export function backend(): BackendInfo {
  * @throws {RangeError} if n is anything else
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { getNumThreads, setNumThreads } from "@flatstep/optim";
  *
  * const before = getNumThreads();
  * setNumThreads(1);
- * console.assert(getNumThreads() === 1);
+ * assert(getNumThreads() === 1);
  * setNumThreads(before);
  * ```
  */
@@ -181,9 +183,10 @@ export function setNumThreads(n: number): void {
  * @throws {RangeError} if FLATSTEP_NUM_THREADS is no integer >= 1
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { getNumThreads } from "@flatstep/optim";
  *
- * console.assert(getNumThreads() >= 1);
+ * assert(getNumThreads() >= 1);
  * ```
  */
 export function getNumThreads(): number {

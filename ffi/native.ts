@@ -93,6 +93,10 @@ export class NativeBackend implements Backend {
     this.#functions.fs_set_isa(index < 0 ? 0 : index);
   }
 
+  setGrain(bytes: number): void {
+    this.#functions.fs_set_grain(bytes);
+  }
+
   /** "name|buffers|hypers|flags" as the library has them; null for a rule it does not have. */
   describe(rule: string): string | null {
     const id = this.#find(rule);

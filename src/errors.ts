@@ -14,10 +14,11 @@
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { NativeLibraryError } from "@flatstep/optim";
  *
  * const error = new NativeLibraryError("no library");
- * console.assert(error.name === "NativeLibraryError" && error instanceof Error);
+ * assert(error.name === "NativeLibraryError" && error instanceof Error);
  * ```
  */
 export class NativeLibraryError extends Error {
@@ -30,6 +31,7 @@ export class NativeLibraryError extends Error {
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { SGD, StateDictError } from "@flatstep/optim";
  *
  * const optimizer = new SGD([new Float32Array(2)]);
@@ -38,9 +40,9 @@ export class NativeLibraryError extends Error {
  *   optimizer.loadStateDict({ state: {}, paramGroups: [] });
  * } catch (error) {
  *   name = (error as Error).name;
- *   console.assert(error instanceof StateDictError);
+ *   assert(error instanceof StateDictError);
  * }
- * console.assert(name === "StateDictError");
+ * assert(name === "StateDictError");
  * ```
  */
 export class StateDictError extends Error {

@@ -29,12 +29,13 @@ const wrapped = new WeakMap<TypedArray, Parameter>();
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { Parameter, SGD } from "@flatstep/optim";
  *
  * const weight = new Parameter([1, 2, 3, 4], { shape: [2, 2] });
  * weight.grad = Float32Array.of(1, 1, 1, 1);
  * new SGD([weight], { lr: 0.5 }).step();
- * console.assert(weight.data.join() === "0.5,1.5,2.5,3.5");
+ * assert(weight.data.join() === "0.5,1.5,2.5,3.5");
  * ```
  */
 export class Parameter {
@@ -109,13 +110,14 @@ export class Parameter {
    * @throws {TypeError} if it is neither, or a Uint16Array that no `new Parameter(array, { dtype })` was made of
    * @example
    * ```ts
+   * import { assert } from "@std/assert";
    * import { Parameter, SGD } from "@flatstep/optim";
    *
    * const array = Float32Array.of(1, 2);
    * const optimizer = new SGD([array], { lr: 1 });
    * Parameter.of(array).grad = Float32Array.of(1, 1);
    * optimizer.step();
-   * console.assert(array.join() === "0,1");
+   * assert(array.join() === "0,1");
    * ```
    */
   static of(array: TypedArray | Parameter): Parameter {

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { join } from "@std/path";
 import { backend } from "../mod.ts";
-import { REDUCE_CHUNK, REDUCTIONS } from "../ffi/backend.ts";
+import { GRAIN, REDUCE_CHUNK, REDUCTIONS } from "../ffi/backend.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { NativeBackend } from "../ffi/native.ts";
 import { ABI_VERSION, STATUS, SYMBOLS } from "../ffi/symbols.ts";
@@ -39,6 +39,8 @@ test("the header and TypeScript number dtypes, reductions and errors alike", () 
   assertEquals(dtypes.map((name) => short[name]!), [...DTYPES]);
   assertEquals(values("fs_reduce_op").length - 1, REDUCTIONS.length);
   assertEquals(Number(header.match(/#define FS_REDUCE_CHUNK (\d+)u/)?.[1]), REDUCE_CHUNK);
+  const [, mantissa, shift] = readFileSync(join(ROOT, "csrc", "run.c"), "utf8").match(/grain = (\d+)u << (\d+)/)!;
+  assertEquals(Number(mantissa) * 2 ** Number(shift), GRAIN);
   for (const [, name, value] of values("fs_status")) {
     if (name !== "FS_OK") assert(STATUS[Number(value)], `${name} has no text in symbols.ts`);
   }

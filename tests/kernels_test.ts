@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
 import { backend, type DType, getNumThreads, Parameter, setNumThreads, type TypedArray } from "../mod.ts";
 import type { Backend, Isa, Reduction } from "../ffi/backend.ts";
-import { REDUCTIONS } from "../ffi/backend.ts";
+import { GRAIN, REDUCTIONS } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
@@ -13,7 +13,7 @@ import { ROWS } from "./support/classes.ts";
 import { hashNumbers, typed } from "./support/golden.ts";
 
 const WIDTH = 64; // elements that the widest vector loop takes at a time: four vectors of 16 float32
-const SIZES = [...Array.from({ length: 2 * WIDTH + 2 }, (_, n) => n), 100_003];
+const SIZES = [...Array.from({ length: 2 * WIDTH + 2 }, (_, n) => n), 20_011];
 const SPECIAL = [
   NaN,
   Infinity,
@@ -116,8 +116,9 @@ for (const row of ROWS) {
           for (const isa of isas(native)) {
             native.setIsa(isa);
             assertEquals(native.isa, isa);
-            for (const n of [1, 2]) {
+            for (const n of [1, 2, 5]) {
               setNumThreads(n);
+              native.setGrain(64); // even little work goes to all threads
               for (const options of [{ foreach: true }, { fused: true }]) {
                 const what = `${JSON.stringify({ ...variant, ...options })} ${isa}, ${n} threads`;
                 assertSame(run(row, variant, dtype, options), expected, dtype, what);
@@ -126,6 +127,7 @@ for (const row of ROWS) {
           }
         }
       } finally {
+        native.setGrain(GRAIN);
         native.setIsa(best);
         setNumThreads(threads);
       }
@@ -148,6 +150,7 @@ for (const op of REDUCTIONS) {
         for (const [xs, ys] of sets) {
           const other = op === "dot" ? ys : null;
           const expected = jsBackend.reduce(op, dtype, xs, other, 1);
+          native.setGrain(64);
           for (const isa of isas(native)) {
             native.setIsa(isa);
             for (const threads of [1, 2, 3]) {
@@ -163,6 +166,7 @@ for (const op of REDUCTIONS) {
         }
       }
     } finally {
+      native.setGrain(GRAIN);
       native.setIsa(best);
     }
   });

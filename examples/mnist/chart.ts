@@ -49,7 +49,6 @@ function specification(history: History, title: string, subtitle: readonly strin
   const width = 695;
 
   return {
-    $schema: "https://vega.github.io/schema/vega-lite/v6.json",
     description: [title, ...subtitle].join(". "),
     background: "white",
     padding: { left: 12, right: 16, top: 12, bottom: 10 },

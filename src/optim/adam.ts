@@ -122,6 +122,7 @@ export const ADAM_UPDATE: Update<Group> = {
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { Adam, Parameter } from "@flatstep/optim";
  *
  * const x = new Parameter([1, -2]);
@@ -130,7 +131,7 @@ export const ADAM_UPDATE: Update<Group> = {
  *   x.grad = Float32Array.from(x.data, (v) => 2 * v); // of x²
  *   optimizer.step();
  * }
- * console.assert(x.data.every((v) => Math.abs(v) < 1e-2));
+ * assert(x.data.every((v) => Math.abs(v) < 1e-2));
  * ```
  */
 export class Adam extends ElementwiseOptimizer<AdamOptions> {

@@ -48,6 +48,7 @@ const SCHEMA: Schema<AdamWOptions> = {
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { AdamW, Parameter } from "@flatstep/optim";
  *
  * const weight = new Parameter([1, 2], { name: "weight" }), bias = new Parameter([1], { name: "bias" });
@@ -55,7 +56,7 @@ const SCHEMA: Schema<AdamWOptions> = {
  * weight.grad = new Float32Array(2);
  * bias.grad = new Float32Array(1);
  * optimizer.step(); // gradients are zero: only the decay acts
- * console.assert(weight.data.join() === "0.949999988079071,1.899999976158142" && bias.data[0] === 1);
+ * assert(weight.data.join() === "0.949999988079071,1.899999976158142" && bias.data[0] === 1);
  * ```
  */
 export class AdamW extends ElementwiseOptimizer<AdamWOptions> {

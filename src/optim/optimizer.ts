@@ -53,13 +53,14 @@ const globalPost = new Hooks<StepPostHook>();
  * @returns a handle with `remove()`
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { registerOptimizerStepPreHook, SGD } from "@flatstep/optim";
  *
  * let steps = 0;
  * const handle = registerOptimizerStepPreHook(() => { steps++; });
  * new SGD([new Float32Array(1)]).step();
  * handle.remove();
- * console.assert(steps === 1);
+ * assert(steps === 1);
  * ```
  */
 export function registerOptimizerStepPreHook(hook: StepPreHook): HookHandle {
@@ -73,13 +74,14 @@ export function registerOptimizerStepPreHook(hook: StepPreHook): HookHandle {
  * @returns a handle with `remove()`
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { registerOptimizerStepPostHook, SGD } from "@flatstep/optim";
  *
  * let steps = 0;
  * const handle = registerOptimizerStepPostHook(() => { steps++; });
  * new SGD([new Float32Array(1)]).step();
  * handle.remove();
- * console.assert(steps === 1);
+ * assert(steps === 1);
  * ```
  */
 export function registerOptimizerStepPostHook(hook: StepPostHook): HookHandle {
@@ -106,6 +108,7 @@ function inGroup(index: number, check: () => void): void {
  *
  * @example An optimizer of one's own
  * ```ts
+ * import { assert } from "@std/assert";
  * import { Optimizer, Parameter } from "@flatstep/optim";
  *
  * class SignSGD extends Optimizer<{ lr: number }> {
@@ -123,7 +126,7 @@ function inGroup(index: number, check: () => void): void {
  * const p = new Parameter([1, 1]);
  * p.grad = Float32Array.of(3, -2);
  * new SignSGD([p], { lr: 0.5 }).step();
- * console.assert(p.data.join() === "0.5,1.5");
+ * assert(p.data.join() === "0.5,1.5");
  * ```
  */
 export abstract class Optimizer<Options extends object = Record<string, unknown>> {
@@ -171,11 +174,12 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    * @throws {RangeError} as the constructor
    * @example
    * ```ts
+   * import { assert } from "@std/assert";
    * import { SGD } from "@flatstep/optim";
    *
    * const optimizer = new SGD([new Float32Array(2)], { lr: 0.1 });
    * optimizer.addParamGroup({ params: [new Float32Array(3)], lr: 0.01 });
-   * console.assert(optimizer.paramGroups.length === 2);
+   * assert(optimizer.paramGroups.length === 2);
    * ```
    */
   addParamGroup(group: ParamGroupInput<Options>): void {

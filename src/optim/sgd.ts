@@ -103,6 +103,7 @@ const UPDATE: Update<Group> = {
  *
  * @example
  * ```ts
+ * import { assert } from "@std/assert";
  * import { Parameter, SGD } from "@flatstep/optim";
  *
  * const x = new Parameter([4]);
@@ -111,7 +112,7 @@ const UPDATE: Update<Group> = {
  *   x.grad = Float32Array.of(2 * x.data[0]!);
  *   return x.data[0]! ** 2;
  * });
- * console.assert(loss === 16 && Math.abs(x.data[0]! - 3.2) < 1e-6);
+ * assert(loss === 16 && Math.abs(x.data[0]! - 3.2) < 1e-6);
  * ```
  */
 export class SGD extends ElementwiseOptimizer<SGDOptions> {
