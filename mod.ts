@@ -42,6 +42,7 @@ export {
   type StepPostHook,
   type StepPreHook,
 } from "./src/optim/optimizer.ts";
+export type { LoadOptions } from "./src/optim/match_names.ts";
 export type { OptionSpec, Schema } from "./src/optim/options.ts";
 export type {
   GroupExtras,
@@ -57,3 +58,11 @@ export { ElementwiseOptimizer, type ElementwiseOptions } from "./src/optim/eleme
 export { Adam, type AdamOptions } from "./src/optim/adam.ts";
 export { AdamW, type AdamWOptions } from "./src/optim/adamw.ts";
 export { SGD, type SGDOptions } from "./src/optim/sgd.ts";
+export { Adamax, type AdamaxOptions } from "./src/optim/adamax.ts";
+export { NAdam, type NAdamOptions } from "./src/optim/nadam.ts";
+export { RAdam, type RAdamOptions } from "./src/optim/radam.ts";
+export { Adagrad, type AdagradOptions } from "./src/optim/adagrad.ts";
+export { Adadelta, type AdadeltaOptions } from "./src/optim/adadelta.ts";
+export { RMSprop, type RMSpropOptions } from "./src/optim/rmsprop.ts";
+export { Rprop, type RpropOptions } from "./src/optim/rprop.ts";
+export { ASGD, type ASGDOptions } from "./src/optim/asgd.ts";

@@ -17,7 +17,6 @@
       lane[j] = combine;                                                                   \
     }                                                                                      \
   }
-#define FS_ABSOLUTE(v) ((v) < 0 ? -(v) : (v))
 #define FS_LARGER(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
 
 FS_TARGET static double FS_CAT(FS_CAT(fs_chunk, FS_DTYPE), FS_ISA_NAME)(const uint32_t op, const void *xs,
@@ -26,10 +25,10 @@ FS_TARGET static double FS_CAT(FS_CAT(fs_chunk, FS_DTYPE), FS_ISA_NAME)(const ui
   double lane[FS_LANES] = {0};
   switch (op) {
     case FS_SUM: FS_REDUCE_LOOP(lane[j] + v) break;
-    case FS_SUM_ABS: FS_REDUCE_LOOP(lane[j] + FS_ABSOLUTE(v)) break;
+    case FS_SUM_ABS: FS_REDUCE_LOOP(lane[j] + __builtin_fabs(v)) break;
     case FS_SUM_SQ: FS_REDUCE_LOOP(lane[j] + v * v) break;
     case FS_DOT: FS_REDUCE_LOOP(lane[j] + v * (double)FS_CAT(fs_load, FS_DTYPE)(y[i + j])) break;
-    default: FS_REDUCE_LOOP(FS_LARGER(lane[j], FS_ABSOLUTE(v))) break;
+    default: FS_REDUCE_LOOP(FS_LARGER(lane[j], __builtin_fabs(v))) break;
   }
   for (size_t half = FS_LANES / 2; half > 0; half /= 2) {
     for (size_t j = 0; j < half; j++) {
@@ -41,5 +40,4 @@ FS_TARGET static double FS_CAT(FS_CAT(fs_chunk, FS_DTYPE), FS_ISA_NAME)(const ui
 
 #undef FS_LANES
 #undef FS_REDUCE_LOOP
-#undef FS_ABSOLUTE
 #undef FS_LARGER

@@ -2,10 +2,14 @@
  * Stamps every rule for one dtype and one instruction set; included once for each pair.
  *
  * Before: FS_DTYPE (f32 …), FS_ISA_NAME (base …), `real` and `elem` (arithmetic and storage type), FS_TARGET (the
- * function attribute that selects the instruction set) and FS_ROOT. Makes functions NAME_DTYPE_ISA of type fs_kernel.
+ * function attribute that selects the instruction set), FS_ROOT and FS_ABSOLUTE. Makes functions NAME_DTYPE_ISA of type fs_kernel.
  */
 #define FS_STAMPED(name) FS_CAT(FS_CAT(name, FS_DTYPE), FS_ISA_NAME)
 #define HALF ((real)0.5)
+#define ONE ((real)1)
+#define ABSOLUTE(x) FS_ABSOLUTE(x)
+/* -1, 0 or 1; a NaN stays one. */
+#define SIGN(x) ((x) > 0 ? ONE : (x) < 0 ? -ONE : (x))
 #define LOAD(b) FS_CAT(fs_load, FS_DTYPE)(b[i])
 #define STORE(b, x) (b[i] = FS_CAT(fs_store, FS_DTYPE)(x))
 #define ROOT(x) FS_ROOT(x)
@@ -64,6 +68,9 @@
 
 #undef FS_STAMPED
 #undef HALF
+#undef ONE
+#undef ABSOLUTE
+#undef SIGN
 #undef LOAD
 #undef STORE
 #undef ROOT

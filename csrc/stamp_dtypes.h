@@ -3,6 +3,7 @@
 #define real float
 #define elem float
 #define FS_ROOT fs_root_f32
+#define FS_ABSOLUTE __builtin_fabsf
 #include "stamp.h"
 #include "reduce.h"
 #undef FS_DTYPE
@@ -21,14 +22,17 @@
 #undef elem
 #undef real
 #undef FS_ROOT
+#undef FS_ABSOLUTE
 
 #define FS_DTYPE f64
 #define real double
 #define elem double
 #define FS_ROOT fs_root_f64
+#define FS_ABSOLUTE __builtin_fabs
 #include "stamp.h"
 #include "reduce.h"
 #undef FS_DTYPE
 #undef elem
 #undef real
 #undef FS_ROOT
+#undef FS_ABSOLUTE

@@ -86,12 +86,12 @@ function reduceChunk(op: Reduction, x: Numbers, y: Numbers, n: number): number {
     lane[j] = op === "sum"
       ? a + v
       : op === "sumAbs"
-      ? a + (v < 0 ? -v : v)
+      ? a + Math.abs(v)
       : op === "sumSq"
       ? a + v * v
       : op === "dot"
       ? a + v * y[i]!
-      : larger(a, v < 0 ? -v : v);
+      : larger(a, Math.abs(v));
   }
   for (let half = LANES / 2; half >= 1; half /= 2) {
     for (let j = 0; j < half; j++) {

@@ -7,7 +7,7 @@
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
 import { powInt } from "./math.ts";
-import { betas, boolean, choice, nonNegative, type Schema, unsupported } from "./options.ts";
+import { betas, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
 
@@ -37,10 +37,7 @@ export const ADAM_SCHEMA: Schema<AdamOptions> = {
   weightDecay: nonNegative(0),
   amsgrad: boolean(false),
   decoupledWeightDecay: boolean(false),
-  maximize: boolean(false),
-  foreach: choice,
-  fused: choice,
-  differentiable: unsupported("there is no autograd here to record the step"),
+  ...ELEMENTWISE_SCHEMA,
 };
 
 const L2 = 1, AMSGRAD = 2;

@@ -7,13 +7,14 @@
 import type { Backend, Job } from "../../ffi/backend.ts";
 import { jsBackend } from "../../ffi/js.ts";
 import { bestBackend, compiledBackend, getNumThreads } from "../../ffi/load.ts";
+import { allocate } from "../dtype.ts";
 import { show, StateDictError } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { Optimizer } from "./optimizer.ts";
 import { readOptions, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
-import { GroupPlan, type Update } from "./plan.ts";
+import { fillTensor, GroupPlan, type Update } from "./plan.ts";
 import { type ParameterState, readTensor, type StateMap } from "./state_dict.ts";
 
 /** Options that every elementwise optimizer has. */
@@ -92,6 +93,26 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     }
     this.#run(this.#plans!);
     for (const plan of this.#plans!) plan.commit();
+  }
+
+  /**
+   * Makes the state of every parameter that has none, as its first step would. SGD's momentum is left to the first step,
+   * whose gradient it begins with.
+   */
+  override initState(): void {
+    if (this.#update.freshFlags !== 0) return;
+    this.checkAllOptions();
+    for (const group of this.paramGroups) {
+      for (const p of group.params) {
+        if (this.state.has(p)) continue;
+        const state: ParameterState = this.#update.start(group);
+        for (const key of this.#update.tensors(group)) {
+          const tensor = state[key] = allocate(p.dtype, p.size, p.data);
+          fillTensor(tensor, p.dtype, this.#update.fill?.(group, key) ?? 0);
+        }
+        this.state.set(p, state);
+      }
+    }
   }
 
   /** Whether the plans are for these groups, this state, and these implementations. */

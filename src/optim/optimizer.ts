@@ -16,6 +16,7 @@ import {
   readGroupParams,
   readParams,
 } from "./param_group.ts";
+import { type LoadOptions, matchByName, readLoadOptions } from "./match_names.ts";
 import { makeStateDict, type ParameterState, readStateDict, type StateDict, StateMap } from "./state_dict.ts";
 
 /** Computes gradients and returns the loss. */
@@ -247,6 +248,12 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   protected abstract update(): void;
 
   /**
+   * Makes the state of every parameter now, and not at its first step: to look at, or to load into other programs.
+   * Optimizers whose state begins with a gradient (SGD's momentum, LBFGS) make none.
+   */
+  initState(): void {}
+
+  /**
    * Sets all gradients to null, or to zeros. A parameter whose gradient is null is skipped by `step()`: no decay, no
    * momentum, no count. One whose gradient is zero is not.
    *
@@ -384,17 +391,24 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   }
 
   /**
-   * Loads a state dict: options and state, by position. Nothing is shared with the dict afterwards. `foreach` and `fused`
-   * stay as they are, and so does an option that the dict lacks.
+   * Loads a state dict: options and state. Nothing is shared with the dict afterwards. `foreach` and `fused` stay as they
+   * are, and so does an option that the dict lacks.
+   *
+   * By position (the default, as in torch), groups and parameters must be as many as in the dict. By name, each parameter
+   * gets the state that the dict has under its name, in whatever group, and each group the options of the group that its
+   * parameters are in; with `strict: false` names may be missing on either side, and what is missing in the dict stays.
    *
    * @param stateDict what `stateDict()` gave, or torch's with camelCase names
+   * @param options `match`: `"position"` (default) or `"name"`; `strict`: default true
    * @throws {StateDictError} if it does not fit: groups, parameters, shapes, dtypes, options, names of state
    */
-  loadStateDict(stateDict: StateDict): void {
+  loadStateDict(stateDict: StateDict, options: LoadOptions = {}): void {
+    const { match, strict } = readLoadOptions(options);
     let dict = stateDict;
     this.#loadPre.each((hook) => {
       dict = hook(this, dict) ?? dict;
     });
+    if (match === "name") dict = matchByName(dict, makeStateDict(this.paramGroups, this.state), strict);
     const { groups, state } = readStateDict(dict, this.paramGroups, this.#schema, (entry, p, where) => {
       return this.readState(entry, p, where);
     }, (group) => {

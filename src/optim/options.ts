@@ -42,6 +42,13 @@ export const nonNegative = (fallback: number): OptionSpec<number> => number(fall
 /** Any number but NaN. */
 export const anyNumber = (fallback: number): OptionSpec<number> => number(fallback, (x) => x === x, "a number");
 
+/** A number > 0. */
+export const positive = (fallback: number): OptionSpec<number> => number(fallback, (x) => x > 0, "> 0");
+
+/** A number >= 0 and <= 1. */
+export const fraction = (fallback: number): OptionSpec<number> =>
+  number(fallback, (x) => x >= 0 && x <= 1, ">= 0 and <= 1");
+
 /** true or false. */
 export const boolean = (fallback: boolean): OptionSpec<boolean> => ({
   default: fallback,
@@ -89,6 +96,16 @@ export const pair = (
 /** Decay rates: two numbers >= 0 and < 1. */
 export const betas = (fallback: readonly [number, number]): OptionSpec<readonly [number, number]> =>
   pair(fallback, (x) => x >= 0 && x < 1, ">= 0 and < 1");
+
+/** The options that every elementwise optimizer has. */
+export const ELEMENTWISE_SCHEMA: Schema<
+  { maximize: boolean; foreach: boolean | null; fused: boolean | null; differentiable: false }
+> = {
+  maximize: boolean(false),
+  foreach: choice,
+  fused: choice,
+  differentiable: unsupported("there is no autograd here to record the step"),
+};
 
 /** What schedulers write into groups beside an optimizer's own options. */
 const SCHEDULED = new Set(["initialLr", "swaLr", "maxLr", "minLr", "baseMomentum", "maxMomentum"]);

@@ -23,7 +23,7 @@ export interface Update<Group> {
   readonly rule: Rule;
   /** The state's numbers; rows whose numbers are equal share hyperparameters. */
   readonly scalars: readonly string[];
-  /** The state tensors that a group's options need, in the order of the rule's buffers from the third on. */
+  /** The state tensors that a group's options need, by the names of the rule's buffers; the same array for the same options. */
   tensors(group: Group): readonly string[];
   /** The rule's flags for a group. */
   flags(group: Group): number;
@@ -71,6 +71,13 @@ interface Slot {
 /** Rows of hyperparameters that are searched for an equal one. */
 const SEARCHED = 64;
 
+/** Fills a new state tensor with a number, rounded to the dtype. */
+export function fillTensor(tensor: TypedArray, dtype: DType, value: number): void {
+  if (value === 0 || tensor.length === 0) return;
+  writeFrom(tensor, dtype, 0, [value], 1);
+  tensor.fill(tensor[0]!);
+}
+
 /** A group's plan. */
 export class GroupPlan<Group extends { params: Parameter[] }> {
   /** One for each dtype. */
@@ -78,6 +85,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   readonly #slots: Slot[];
   readonly #params: readonly Parameter[];
   readonly #tensors: readonly string[];
+  readonly #buffers: readonly number[]; // which of the rule's buffers each tensor is
   readonly #scalars: readonly string[];
   readonly #width: number;
   #flags: number;
@@ -97,6 +105,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   ) {
     this.#params = group.params;
     this.#tensors = update.tensors(group);
+    this.#buffers = this.#tensors.map((key) => update.rule.buffers.indexOf(`${key}:rw`));
     this.#scalars = update.scalars;
     this.#flags = update.flags(group);
     this.#width = update.rule.hypers.length;
@@ -226,7 +235,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         if (tensor === undefined) {
           tensor = allocate(p.dtype, p.size, p.data);
           const fill = this.update.fill?.(this.group, key) ?? 0;
-          if (fill !== 0) writeFrom(tensor, p.dtype, 0, new Array(p.size).fill(fill), p.size);
+          fillTensor(tensor, p.dtype, fill);
           fresh ??= { entry: false, tensors: {} };
           fresh.tensors[key] = tensor;
         } else {
@@ -241,7 +250,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     slot.fresh = fresh;
     if (p.size > 0) {
       job.bind(row, 0, slot.data);
-      slot.tensors.forEach((tensor, k) => job.bind(row, 2 + k, tensor));
+      slot.tensors.forEach((tensor, k) => job.bind(row, this.#buffers[k]!, tensor));
     }
     job.setFlags(row, fresh === null ? this.#flags : this.#flags | this.update.freshFlags);
     slot.bound = true;

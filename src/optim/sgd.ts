@@ -6,7 +6,7 @@
 
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
-import { anyNumber, boolean, choice, nonNegative, type Schema, unsupported } from "./options.ts";
+import { anyNumber, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
 
@@ -32,10 +32,7 @@ const SCHEMA: Schema<SGDOptions> = {
   dampening: anyNumber(0),
   weightDecay: nonNegative(0),
   nesterov: boolean(false),
-  maximize: boolean(false),
-  foreach: choice,
-  fused: choice,
-  differentiable: unsupported("there is no autograd here to record the step"),
+  ...ELEMENTWISE_SCHEMA,
 };
 
 const L2 = 1, MOMENTUM = 2, NESTEROV = 4, FIRST = 8;

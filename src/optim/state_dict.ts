@@ -233,7 +233,10 @@ function readGroup(
 export function readTensor(value: unknown, p: Parameter, where: string): TypedArray {
   let source = value, dtype: unknown = undefined;
   if (isObject(source) && !ArrayBuffer.isView(source) && "data" in source) ({ data: source, dtype } = source);
-  if (isObject(source) && !ArrayBuffer.isView(source) && p.size > 0 && "0" in source) source = Object.values(source);
+  if (isObject(source) && !ArrayBuffer.isView(source) && Object.keys(source).every((key, i) => key === String(i))) {
+    source = Object.values(source); // what JSON makes of a typed array
+    if (p.data instanceof Uint16Array) source = Uint16Array.from(source as number[]);
+  }
   if (!isTypedArray(source) && !(Array.isArray(source) && source.every((x) => typeof x === "number"))) {
     throw new StateDictError(
       `${where} must be a typed array of ${p.size}, got ${
