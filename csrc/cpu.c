@@ -7,7 +7,6 @@
 #include "internal.h"
 
 #include <stdatomic.h>
-#include <string.h>
 
 #include "element.h"
 

@@ -14,11 +14,18 @@
 #define FS_CAT_(a, b) a##_##b
 #define FS_CAT(a, b) FS_CAT_(a, b)
 
-#if defined(__clang__)
+#if defined(__NVPTX__)
+/* A block's threads take turns. */
+#define FS_LOOP(i, from, to) \
+  for (size_t i = (from) + __nvvm_read_ptx_sreg_tid_x(); i < (to); i += __nvvm_read_ptx_sreg_ntid_x())
+#else
 /* Rows never overlap where they are written (flatstep.h), so vector loops need no alias checks. */
+#if defined(__clang__)
 #define FS_VECTOR_LOOP _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
 #define FS_VECTOR_LOOP _Pragma("GCC ivdep")
+#endif
+#define FS_LOOP(i, from, to) FS_VECTOR_LOOP for (size_t i = (from); i < (to); i++)
 #endif
 
 FS_INLINE uint32_t fs_bits(float x) {

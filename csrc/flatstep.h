@@ -48,7 +48,8 @@ enum fs_status {
   FS_ERR_LENGTH = -6,   /* a length that no memory can have */
   FS_ERR_ALIGN = -7,    /* a pointer that is not a multiple of its element's size */
   FS_ERR_OP = -8,       /* no such reduction */
-  FS_ERR_SCRATCH = -9   /* the scratch array is too short */
+  FS_ERR_SCRATCH = -9,  /* the scratch array is too short */
+  FS_ERR_ROW = -10      /* a row that is not there */
 };
 
 /** One update rule in one dtype over a table of tensors. */
@@ -57,8 +58,14 @@ typedef struct fs_job {
   uint32_t dtype;         /* enum fs_dtype */
   uint32_t rows;          /* tensors in the table */
   uint32_t hyper_rows;    /* rows of hyperparameters */
-  const uint64_t *table;  /* rows * (2 + B) words */
-  const double *hypers;   /* hyper_rows * H doubles */
+  union {
+    const uint64_t *table; /* rows * (2 + B) words */
+    uint64_t table_word;   /* 64 bits also where pointers are shorter */
+  };
+  union {
+    const double *hypers;  /* hyper_rows * H doubles */
+    uint64_t hypers_word;
+  };
 } fs_job;
 
 /** FS_ABI_VERSION of the library that was built. */
@@ -87,6 +94,22 @@ FS_API int32_t fs_rule_describe(uint32_t rule, char *text, uint32_t capacity);
 
 /** words[index] = the address of `target`. Lets JavaScript make tables without handling addresses as numbers. */
 FS_API void fs_bind(uint64_t *words, uint32_t index, const void *target);
+
+/**
+ * words[index + r * stride] = the address of row positions[r] of `base`, for r in [0, count): rows of `length` elements, of
+ * which there are `limit`. Without positions all of them are row 0. A job's table is filled by it where a step goes to some
+ * rows of a tensor only.
+ */
+FS_API int32_t fs_bind_rows(uint64_t *words, uint32_t index, uint32_t stride, uint32_t count, uint32_t dtype,
+                            uint32_t length, const void *base, uint32_t limit, const uint32_t *positions);
+
+/**
+ * Row k of `out` = the sum, in this order, of the rows sources[starts[k]] … sources[starts[k + 1] - 1] of `values`, for k in
+ * [0, count); zeros where there are none. Rows of `length` elements; `values` has `limit`, `starts` count + 1 that never fall.
+ * 16-bit elements are added in float32 and rounded once. `out` overlaps with nothing.
+ */
+FS_API int32_t fs_sum_rows(uint32_t dtype, void *out, uint32_t count, uint32_t length, const void *values, uint32_t limit,
+                           const uint32_t *sources, const uint32_t *starts);
 
 /**
  * Runs `count` jobs on at most `threads` threads (the caller's own included). Everything is checked first. Elements are

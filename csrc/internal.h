@@ -4,6 +4,15 @@
 
 #include "flatstep.h"
 
+#if defined(__wasm__) /* there is no libc: wasm.c has these */
+void *memcpy(void *restrict to, const void *restrict from, size_t n);
+void *memset(void *to, int value, size_t n);
+size_t strlen(const char *text);
+int strcmp(const char *a, const char *b);
+#else
+#include <string.h>
+#endif
+
 /** One rule in one dtype on one instruction set, over the elements [from, to) of one tensor. */
 typedef void (*fs_kernel)(uint32_t flags, const double *hyper, const uint64_t *pointers, size_t from, size_t to);
 

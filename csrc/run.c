@@ -4,7 +4,6 @@
 #include "internal.h"
 
 #include <stdatomic.h>
-#include <string.h>
 
 /*
  * A thread for each so many bytes of buffers. Between the steps of a training run the pool has gone to sleep, and waking it

@@ -37,8 +37,7 @@
   case number:                                                                             \
     if (number < (1u << (0 name##_FLAGS(FS_COUNT)))) {                                     \
       const uint32_t variant = number;                                                     \
-      FS_VECTOR_LOOP                                                                       \
-      for (size_t i = from; i < to; i++) {                                                 \
+      FS_LOOP(i, from, to) {                                                               \
         FS_STAMPED(name##_body)                                                            \
         (name##_BUFFERS(FS_BUFFER_LOCAL) name##_FLAGS(FS_FLAG_ARGUMENT) h, i);             \
       }                                                                                    \

@@ -5,19 +5,25 @@
 #define FS_ROOT fs_root_f32
 #define FS_ABSOLUTE __builtin_fabsf
 #include "stamp.h"
+#ifndef FS_NO_REDUCE
 #include "reduce.h"
+#endif
 #undef FS_DTYPE
 #undef elem
 
 #define FS_DTYPE bf16
 #define elem uint16_t
 #include "stamp.h"
+#ifndef FS_NO_REDUCE
 #include "reduce.h"
+#endif
 #undef FS_DTYPE
 
 #define FS_DTYPE f16
 #include "stamp.h"
+#ifndef FS_NO_REDUCE
 #include "reduce.h"
+#endif
 #undef FS_DTYPE
 #undef elem
 #undef real
@@ -30,7 +36,9 @@
 #define FS_ROOT fs_root_f64
 #define FS_ABSOLUTE __builtin_fabs
 #include "stamp.h"
+#ifndef FS_NO_REDUCE
 #include "reduce.h"
+#endif
 #undef FS_DTYPE
 #undef elem
 #undef real

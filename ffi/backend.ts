@@ -41,6 +41,7 @@ export interface Rule {
 export interface Job {
   readonly rule: Rule;
   readonly dtype: DType;
+  /** The rows that it was made with. */
   readonly rows: number;
   /** Elements of a row; 0: the row is skipped. */
   setLength(row: number, n: number): void;
@@ -50,6 +51,22 @@ export interface Job {
   setFlags(row: number, flags: number): void;
   /** The array behind a buffer of a row. It is kept alive; whether it still is what it was, the caller checks each step. */
   bind(row: number, buffer: number, array: TypedArray): void;
+  /** Begins anew with the first `rows` rows, at most as many as it was made with: all empty, nothing bound. */
+  reset(rows: number): void;
+  /** setLength, setHyper and setFlags of `count` rows from `first` on. */
+  setRows(first: number, count: number, n: number, hyper: number, flags: number): void;
+  /**
+   * Binds a buffer of `count` rows from `first` on to pieces of one array: row first + r to its `length` elements from
+   * positions[r] * length on, or all of them to the first `length`. Throws where the array does not have them.
+   */
+  bindRows(
+    first: number,
+    count: number,
+    buffer: number,
+    array: TypedArray,
+    length: number,
+    positions: Uint32Array | null,
+  ): void;
   /** The hyperparameters: rows of as many numbers as the rule has. Read at each run. */
   bindHypers(hypers: Float64Array, rows: number): void;
 }
@@ -82,6 +99,19 @@ export interface Backend {
   createJob(rule: Rule, dtype: DType, rows: number): Job;
   /** Runs jobs that this backend made, on at most `threads` threads. */
   run(jobs: readonly Job[], threads: number): void;
+  /**
+   * Row k of `out` = the sum, in this order, of the rows sources[starts[k]] … sources[starts[k + 1] - 1] of `values`, for k in
+   * [0, count): rows of `length` elements. 16-bit elements are added in float32 and rounded once.
+   */
+  sumRows(
+    dtype: DType,
+    out: TypedArray,
+    count: number,
+    length: number,
+    values: TypedArray,
+    sources: Uint32Array,
+    starts: Uint32Array,
+  ): void;
   /** One number for each array (each pair of arrays of one length, for "dot"). */
   reduce(
     op: Reduction,

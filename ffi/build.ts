@@ -22,7 +22,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import process from "node:process";
-import { dirname, fromFileUrl, join } from "@std/path";
+import { basename, dirname, fromFileUrl, join } from "@std/path";
 
 const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
 const SOURCES = join(ROOT, "csrc");
@@ -134,6 +134,9 @@ export function hostTarget(): string {
   return musl ? `${name}-musl` : name;
 }
 
+/** Files that are compiled alone, for other targets. */
+const OTHER_TARGETS: readonly string[] = ["wasm.c", "ptx.c"];
+
 /** Every file that the library is made of. */
 function sources(folder = SOURCES): string[] {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
@@ -147,6 +150,31 @@ function fingerprint(target: Target, extra: readonly string[]): string {
   const hash = createHash("sha256").update(JSON.stringify([target, FLAGS, extra]));
   for (const path of sources()) hash.update(readFileSync(path));
   return hash.digest("hex");
+}
+
+/** How the rules are compiled for WebAssembly and as CUDA kernels (PTX). */
+export const OTHER_FLAGS: Readonly<Record<"wasm" | "ptx", readonly string[]>> = {
+  wasm: [
+    "-target",
+    "wasm32-freestanding",
+    "-mcpu=generic+simd128+bulk_memory",
+    "-ffreestanding",
+    "-nostdlib",
+    "-Wl,--no-entry",
+    "-Wl,--export-dynamic",
+    "-Wl,--export-memory",
+    "-Wl,-z,stack-size=65536",
+    "-s",
+  ],
+  ptx: ["-target", "nvptx64-cuda", "-mcpu=sm_75", "-ffreestanding", "-S"],
+};
+
+/** Compiles csrc/wasm.c or csrc/ptx.c: the same rules for the other targets. */
+export function compileOther(target: "wasm" | "ptx", output: string): void {
+  const { command: [command, ...first] } = findZig();
+  const common = FLAGS.filter((flag) => !flag.startsWith("-mprefer"));
+  const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output, join(SOURCES, `${target}.c`)];
+  execFileSync(command, args, { stdio: ["ignore", "inherit", "inherit"] });
 }
 
 /** What {@linkcode build} takes. */
@@ -176,7 +204,7 @@ export function build(name: string, options: BuildOptions = {}): string {
   const temporary = mkdtempSync(join(folder, "building-"));
   try {
     const output = join(temporary, target.file);
-    const files = sources().filter((path) => path.endsWith(".c") && dirname(path) === SOURCES);
+    const files = sources().filter((path) => path.endsWith(".c") && !OTHER_TARGETS.includes(basename(path)));
     execFileSync(command, [
       ...first,
       "cc",

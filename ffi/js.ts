@@ -19,6 +19,7 @@ class JsJob implements Job {
   readonly #flags: number[];
   readonly #buffers: TypedArray[][];
   readonly #written: boolean[];
+  #used: number;
   #hypers: Float64Array = new Float64Array();
 
   constructor(readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
@@ -27,6 +28,7 @@ class JsJob implements Job {
     this.#flags = new Array(rows).fill(0);
     this.#buffers = Array.from({ length: rows }, () => []);
     this.#written = rule.buffers.map((b) => b.endsWith(":rw"));
+    this.#used = rows;
   }
 
   setLength(row: number, n: number): void {
@@ -41,17 +43,44 @@ class JsJob implements Job {
   bind(row: number, buffer: number, array: TypedArray): void {
     this.#buffers[row]![buffer] = array;
   }
+  reset(rows: number): void {
+    if (rows > this.rows) throw new RangeError(`a job of ${this.rows} rows cannot have ${rows}`);
+    this.#used = rows;
+    this.#lengths.fill(0);
+    for (const buffers of this.#buffers) buffers.length = 0;
+  }
+  setRows(first: number, count: number, n: number, hyper: number, flags: number): void {
+    this.#lengths.fill(n, first, first + count);
+    this.#hyper.fill(hyper, first, first + count);
+    this.#flags.fill(flags, first, first + count);
+  }
+  bindRows(
+    first: number,
+    count: number,
+    buffer: number,
+    array: TypedArray,
+    length: number,
+    positions: Uint32Array | null,
+  ): void {
+    for (let r = 0; r < count; r++) {
+      const at = positions === null ? 0 : positions[r]! * length;
+      if (at + length > array.length) throw new RangeError(`row ${positions?.[r]} is not there`);
+      this.#buffers[first + r]![buffer] = array.subarray(at, at + length);
+    }
+  }
   bindHypers(hypers: Float64Array): void {
     this.#hypers = hypers;
   }
 
   run(): void {
     const round = this.dtype === "float64" ? identity : Math.fround, count = this.rule.hypers.length;
-    for (let row = 0; row < this.rows; row++) {
+    let h: readonly number[] = [], from = -1;
+    for (let row = 0; row < this.#used; row++) {
       const n = this.#lengths[row]!;
       if (n === 0) continue;
       const at = this.#hyper[row]! * count;
-      const h = Array.from(this.#hypers.subarray(at, at + count), round);
+      if (at !== from) h = Array.from(this.#hypers.subarray(at, at + count), round);
+      from = at;
       const buffers = this.#buffers[row]!, flags = this.#flags[row]!;
       if (this.dtype === "float32" || this.dtype === "float64") {
         this.rule.body(round, flags, h, buffers as Numbers[], n);
@@ -72,6 +101,30 @@ class JsJob implements Job {
         if (this.#written[k]) writeFrom(b, this.dtype, from, block[k]!, length);
       });
     }
+  }
+}
+
+/** Adds rows in the order of csrc/rows.c. */
+function sumRows(
+  dtype: DType,
+  out: TypedArray,
+  count: number,
+  length: number,
+  values: TypedArray,
+  sources: Uint32Array,
+  starts: Uint32Array,
+): void {
+  const round = dtype === "float64" ? identity : Math.fround;
+  const sum = new Float64Array(length), row = new Float64Array(length);
+  for (let k = 0; k < count; k++) {
+    const from = starts[k]!, to = starts[k + 1]!;
+    sum.fill(0);
+    for (let s = from; s < to; s++) {
+      readInto(row, values, dtype, sources[s]! * length, length);
+      if (s === from) sum.set(row);
+      else for (let i = 0; i < length; i++) sum[i] = round(sum[i]! + row[i]!);
+    }
+    writeFrom(out, dtype, k * length, sum, length);
   }
 }
 
@@ -131,6 +184,7 @@ export const jsBackend: Backend = {
   run(jobs) {
     for (const job of jobs as readonly JsJob[]) job.run();
   },
+  sumRows,
   reduce: (op, dtype, xs, ys) => xs.map((x, i) => reduceOne(op, dtype, x, ys?.[i])),
   setGrain() {},
   setIsa() {},

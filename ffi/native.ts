@@ -25,6 +25,10 @@ function bind(functions: Functions, words: Uint32Array, index: number, target: M
   functions.fs_bind(words, index, target);
 }
 
+function check(status: number, call: string, library = "the library"): void {
+  if (status !== 0) throw new Error(`${call} of ${library} failed: ${STATUS[status] ?? `status ${status}`}`);
+}
+
 class NativeJob implements Job {
   /** The fs_job structure. */
   readonly words: Uint32Array = new Uint32Array(new ArrayBuffer(JOB_WORDS * 4));
@@ -59,6 +63,51 @@ class NativeJob implements Job {
   bind(row: number, buffer: number, array: TypedArray): void {
     this.#kept[row * this.rule.buffers.length + buffer] = array;
     bind(this.#functions, this.#table, row * (this.#stride / 2) + 2 + buffer, array);
+  }
+  reset(rows: number): void {
+    if (rows > this.rows) throw new RangeError(`a job of ${this.rows} rows cannot have ${rows}`);
+    this.#table.fill(0, 0, rows * this.#stride);
+    this.#kept.length = 0;
+    this.words[2] = rows;
+  }
+  setRows(first: number, count: number, n: number, hyper: number, flags: number): void {
+    const table = this.#table, stride = this.#stride, low = n >>> 0, high = n / 0x100000000;
+    for (let at = first * stride, end = at + count * stride; at < end; at += stride) {
+      table[at] = low;
+      table[at + 1] = high;
+      table[at + 2] = hyper;
+      table[at + 3] = flags;
+    }
+  }
+  bindRows(
+    first: number,
+    count: number,
+    buffer: number,
+    array: TypedArray,
+    length: number,
+    positions: Uint32Array | null,
+  ): void {
+    if (count === 0 || length === 0) return;
+    if (first + count > this.rows || (positions !== null && positions.length < count)) {
+      throw new RangeError(`a job of ${this.rows} rows cannot bind ${count} from ${first} on`);
+    }
+    if (array.buffer === undefined) throw new TypeError("an array without memory");
+    this.#kept[first * this.rule.buffers.length + buffer] = array;
+    const stride = this.#stride / 2, limit = Math.floor(array.length / length);
+    check(
+      this.#functions.fs_bind_rows(
+        this.#table,
+        first * stride + 2 + buffer,
+        stride,
+        count,
+        this.words[1]!,
+        length,
+        array,
+        limit,
+        positions,
+      ),
+      "fs_bind_rows",
+    );
   }
   bindHypers(hypers: Float64Array, rows: number): void {
     this.words[3] = rows;
@@ -123,6 +172,29 @@ export class NativeBackend implements Backend {
     this.#check(this.#functions.fs_run(this.#batch, jobs.length, threads), "fs_run");
   }
 
+  sumRows(
+    dtype: DType,
+    out: TypedArray,
+    count: number,
+    length: number,
+    values: TypedArray,
+    sources: Uint32Array,
+    starts: Uint32Array,
+  ): void {
+    if (count === 0 || length === 0) return;
+    if (out.length < count * length || starts.length <= count || sources.length < starts[count]!) {
+      throw new RangeError(`${count} rows of ${length} do not fit into arrays of these lengths`);
+    }
+    for (const array of [out, values, sources, starts]) {
+      if (array.buffer === undefined) throw new TypeError("an array without memory");
+    }
+    const limit = Math.floor(values.length / length), dt = DTYPES.indexOf(dtype);
+    this.#check(
+      this.#functions.fs_sum_rows(dt, out, count, length, values, limit, sources, starts),
+      "fs_sum_rows",
+    );
+  }
+
   reduce(
     op: Reduction,
     dtype: DType,
@@ -168,6 +240,6 @@ export class NativeBackend implements Backend {
   }
 
   #check(status: number, call: string): void {
-    if (status !== 0) throw new Error(`${call} of ${this.library} failed: ${STATUS[status] ?? `status ${status}`}`);
+    check(status, call, this.library);
   }
 }

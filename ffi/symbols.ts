@@ -21,6 +21,8 @@ export const SYMBOLS = {
   fs_rule_find: [["buffer"], "i32"],
   fs_rule_describe: [["u32", "buffer", "u32"], "i32"],
   fs_bind: [["buffer", "u32", "buffer"], "void"],
+  fs_bind_rows: [["buffer", "u32", "u32", "u32", "u32", "u32", "buffer", "u32", "buffer"], "i32"],
+  fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
   fs_run: [["buffer", "u32", "u32"], "i32"],
   fs_reduce: [["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"], "i32"],
 } as const satisfies Record<string, readonly [readonly Type[], Type]>;
@@ -38,6 +40,27 @@ export interface Functions {
   fs_rule_find(name: Memory): number;
   fs_rule_describe(rule: number, text: Memory, capacity: number): number;
   fs_bind(words: Memory, index: number, target: Memory): void;
+  fs_bind_rows(
+    words: Memory,
+    index: number,
+    stride: number,
+    count: number,
+    dtype: number,
+    length: number,
+    base: Memory,
+    limit: number,
+    positions: Memory | null,
+  ): number;
+  fs_sum_rows(
+    dtype: number,
+    out: Memory,
+    count: number,
+    length: number,
+    values: Memory,
+    limit: number,
+    sources: Memory,
+    starts: Memory,
+  ): number;
   fs_run(jobs: Memory, count: number, threads: number): number;
   fs_reduce(
     op: number,
@@ -79,4 +102,5 @@ export const STATUS: Readonly<Record<number, string>> = {
   [-7]: "a pointer that is not a multiple of its element's size",
   [-8]: "no such reduction",
   [-9]: "a scratch array that is too short",
+  [-10]: "a row that is not there",
 };

@@ -30,6 +30,15 @@ export class WrittenMemory {
     }
   }
 
+  /** Takes out an array that was added. */
+  remove(array: TypedArray): void {
+    const spans = this.#spans.get(array.buffer);
+    const at = spans?.findIndex((s) => s.from === array.byteOffset && s.to === s.from + array.byteLength) ?? -1;
+    if (spans === undefined || at < 0) return;
+    spans.splice(at, 1);
+    if (spans.length === 0) this.#spans.delete(array.buffer);
+  }
+
   /** Throws if two of the arrays share memory. */
   check(): void {
     this.#sort();

@@ -6,6 +6,7 @@
 
 import { allocate, checkDType, type DType, dtypeOf, isTypedArray, type TypedArray, writeFrom } from "./dtype.ts";
 import { kind, show } from "./errors.ts";
+import type { SparseTensor } from "./sparse_tensor.ts";
 
 /** What {@linkcode Parameter}'s constructor takes beside the data. */
 export interface ParameterOptions {
@@ -41,8 +42,11 @@ const wrapped = new WeakMap<TypedArray, Parameter>();
 export class Parameter {
   /** The numbers, row-major and contiguous; `step()` updates them in place. As many as `shape` says. */
   data: TypedArray;
-  /** The gradient: same length and dtype as `data`. `null`: the parameter is skipped by `step()`. */
-  grad: TypedArray | null = null;
+  /**
+   * The gradient: same length and dtype as `data`, or a {@linkcode SparseTensor} of the same shape and dtype, for optimizers
+   * that take one. `null`: the parameter is skipped by `step()`.
+   */
+  grad: TypedArray | SparseTensor | null = null;
   /** The lengths of the dimensions. */
   readonly shape: readonly number[];
   /** The element type of data, gradient and state. */
