@@ -127,7 +127,7 @@ test("step counts stay exact beyond 2^24", () => {
 });
 
 test("zeroGrad() sets gradients to null, or to zeros in place", () => {
-  const p = parameter(), grad = p.grad!, optimizer = new SGD([p]);
+  const p = parameter(), grad = p.grad as Float32Array, optimizer = new SGD([p]);
   optimizer.zeroGrad({ setToNull: false });
   assertStrictEquals(p.grad, grad);
   assertEquals([...grad], [0, 0]);
@@ -379,7 +379,7 @@ test("a subclass gives defaults and update(), and has groups, hooks and state di
       for (const { params, lr } of this.paramGroups) {
         for (const p of params) {
           if (!p.grad) continue;
-          p.grad.forEach((g, i) => p.data[i] = p.data[i]! - lr * Math.sign(g));
+          (p.grad as Float32Array).forEach((g, i) => p.data[i] = p.data[i]! - lr * Math.sign(g));
           const state = this.state.get(p) ?? { count: 0 };
           this.state.set(p, { count: (state["count"] as number) + 1 });
         }
@@ -417,3 +417,101 @@ for (const { name, make, variants } of ROWS) {
     }
   });
 }
+
+for (const { name, make, variants } of ROWS) {
+  test(`${name} initState() makes the state that the first step starts from`, () => {
+    for (const variant of variants) {
+      const p = parameter(3), q = parameter(3), early = new make([p], variant), late = new make([q], variant);
+      early.initState();
+      if (name === "SGD") assertEquals(early.state.size, 0);
+      else assertEquals([early.state.has(p), early.state.get(p)!["step"]], [true, 0]);
+      for (let t = 0; t < 3; t++) {
+        early.step();
+        late.step();
+      }
+      assertEquals(early.stateDict().state, late.stateDict().state);
+      assertEquals([...p.data], [...q.data]);
+    }
+  });
+
+  test(`${name} state dicts survive JSON where they are finite, in every dtype`, () => {
+    for (const dtype of ["float32", "float64", "bfloat16", "float16"] as const) {
+      const make2 = () => {
+        const p = new Parameter([1, -2, 0.5], { dtype });
+        p.grad = new Parameter([0.25, 3, -1], { dtype }).data;
+        return p;
+      };
+      const p = make2(), optimizer = new make([p], variants.at(-1));
+      optimizer.step();
+      const q = make2(), other = new make([q], variants.at(-1));
+      other.loadStateDict(JSON.parse(JSON.stringify(optimizer.stateDict())));
+      assertEquals(other.stateDict(), optimizer.stateDict());
+    }
+  });
+}
+
+const pairs = (...names: string[]) => names.map((name) => [name, parameter(2)] as [string, Parameter]);
+
+test("loadStateDict() by name finds parameters in another order and in other groups", () => {
+  const saved = pairs("a", "b", "c"), from = new Adam(saved, { lr: 0.25 });
+  saved[1]![1].grad = Float32Array.of(5, 6);
+  from.step();
+  const target = pairs("c", "a", "b"), to = new Adam([{ params: target.slice(0, 1) }, { params: target.slice(1) }]);
+  to.loadStateDict(from.stateDict(), { match: "name" });
+  for (const [name, p] of target) {
+    assertEquals(to.state.get(p), from.state.get(saved.find(([n]) => n === name)![1]));
+  }
+  assertEquals(to.paramGroups.map((g) => [g.lr, g.paramNames]), [[0.25, ["c"]], [0.25, ["a", "b"]]]);
+});
+
+test("loadStateDict() by name refuses names that one side lacks, unless strict is false", () => {
+  const from = new Adam(pairs("a", "b"), { lr: 0.25 });
+  from.step();
+  const target = pairs("a", "x"), to = new Adam(target, { lr: 0.5 });
+  const before = to.stateDict();
+  assertThrows(() => to.loadStateDict(from.stateDict(), { match: "name" }), StateDictError, 'the state dict lacks "x"');
+  assertEquals(to.stateDict(), before);
+  to.loadStateDict(from.stateDict(), { match: "name", strict: false });
+  assertEquals([to.state.has(target[0]![1]), to.state.has(target[1]![1]), to.paramGroups[0]!.lr], [true, false, 0.25]);
+  const fewer = new Adam(pairs("a"));
+  assertThrows(
+    () => fewer.loadStateDict(from.stateDict(), { match: "name" }),
+    StateDictError,
+    'the state dict has "b"',
+  );
+});
+
+test("loadStateDict() by name checks shapes, names, and options that differ between groups", () => {
+  const from = new Adam([{ params: pairs("a"), lr: 0.25 }, { params: pairs("b") }]);
+  const to = new Adam(pairs("a", "b"));
+  assertThrows(
+    () => to.loadStateDict(from.stateDict(), { match: "name" }),
+    StateDictError,
+    "in several groups of the state dict",
+  );
+  const other = new Adam([["a", parameter(3)]] as [string, Parameter][]);
+  const one = new Adam(pairs("a"));
+  assertThrows(
+    () => other.loadStateDict(one.stateDict(), { match: "name" }),
+    StateDictError,
+    "has shape [2] in the state dict, [3]",
+  );
+  const unnamed = new Adam([parameter()]);
+  assertThrows(() => one.loadStateDict(unnamed.stateDict(), { match: "name" }), StateDictError, "has no paramNames");
+  assertThrows(
+    () => unnamed.loadStateDict(one.stateDict(), { match: "name" }),
+    StateDictError,
+    "paramGroups[0] of the optimizer has no",
+  );
+});
+
+test("loadStateDict() refuses options it does not have", () => {
+  const optimizer = new SGD([parameter()]), dict = optimizer.stateDict();
+  assertThrows(
+    () => optimizer.loadStateDict(dict, { match: "id" } as never),
+    TypeError,
+    'match must be "position" or "name", got "id"',
+  );
+  assertThrows(() => optimizer.loadStateDict(dict, { by: 1 } as never), TypeError, '"by"');
+  assertThrows(() => optimizer.loadStateDict(dict, { strict: false }), TypeError, "strict must be true unless");
+});
