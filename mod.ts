@@ -25,6 +25,7 @@ export type { Isa } from "./ffi/backend.ts";
 export type { DType, TypedArray } from "./src/dtype.ts";
 export { NativeLibraryError, StateDictError } from "./src/errors.ts";
 export { Parameter, type ParameterOptions } from "./src/parameter.ts";
+export { type SparseData, SparseTensor, type SparseTensorOptions } from "./src/sparse_tensor.ts";
 export type { HookHandle, HookOptions } from "./src/optim/hooks.ts";
 export {
   type AnyOptimizer,
@@ -66,3 +67,4 @@ export { Adadelta, type AdadeltaOptions } from "./src/optim/adadelta.ts";
 export { RMSprop, type RMSpropOptions } from "./src/optim/rmsprop.ts";
 export { Rprop, type RpropOptions } from "./src/optim/rprop.ts";
 export { ASGD, type ASGDOptions } from "./src/optim/asgd.ts";
+export { SparseAdam, type SparseAdamOptions } from "./src/optim/sparse_adam.ts";

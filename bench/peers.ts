@@ -19,6 +19,8 @@ import { type RuleName, Work } from "./work.ts";
 
 const PYTHON = "python3";
 const VARIANTS = ["fused", "default", "foreach"] as const;
+/** Milliseconds between turns, until the other's idle threads no longer spin. */
+const PAUSE_MS = 40;
 const NEW_GRADIENTS: readonly ShapeSet[] = ["1000x1000", "10000x64"];
 
 /** torch in a child process. */
@@ -58,7 +60,7 @@ class Torch {
 async function measure(torch: Torch, rule: RuleName, set: ShapeSet, rounds: number): Promise<string[][]> {
   const rows: string[][] = [];
   const row = async (name: string, ours: Contender) => {
-    const found = await inTurn([ours, ...VARIANTS.map((variant) => torch.contender(variant))], rounds);
+    const found = await inTurn([ours, ...VARIANTS.map((variant) => torch.contender(variant))], rounds, PAUSE_MS);
     const theirs = VARIANTS.flatMap((variant) => {
       const peer = `torch ${variant}`;
       return [timeText(found.time(peer)), `${digits(found.ratio(peer, ours.name))}x`];

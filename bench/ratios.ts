@@ -80,12 +80,17 @@ export class Timings {
   }
 }
 
-/** Lets each contender have its turn, in each round in another order. */
-export async function inTurn(contenders: readonly Contender[], rounds: number): Promise<Timings> {
+/**
+ * Lets each contender have its turn, in each round in another order.
+ *
+ * @param pause milliseconds before each turn, for threads of the one before to fall asleep: OpenMP's spin for some 15 ms
+ */
+export async function inTurn(contenders: readonly Contender[], rounds: number, pause = 0): Promise<Timings> {
   const times = new Map(contenders.map(({ name }) => [name, [] as number[]]));
   for (let round = 0; round < rounds; round++) {
     for (let k = 0; k < contenders.length; k++) {
       const { name, turn } = contenders[(k + round) % contenders.length]!;
+      if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
       times.get(name)!.push(await turn());
     }
   }

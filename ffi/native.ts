@@ -11,6 +11,7 @@ import { type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
 import { type Backend, type Isa, type Job, REDUCE_CHUNK, type Reduction, REDUCTIONS, type Rule } from "./backend.ts";
 import { type Functions, type Memory, STATUS } from "./symbols.ts";
 
+const MAX_THREADS = 64; // FS_MAX_THREADS
 const JOB_WORDS = 8; // 32-bit words of an fs_job
 const ISAS: readonly Isa[] = ["sse2", "avx2", "avx512"];
 
@@ -29,6 +30,11 @@ function check(status: number, call: string, library = "the library"): void {
   if (status !== 0) throw new Error(`${call} of ${library} failed: ${STATUS[status] ?? `status ${status}`}`);
 }
 
+/** Whether an array's memory may move without the array changing: Bun moves resizable WebAssembly memory as it grows. */
+function mayMove(array: TypedArray): boolean {
+  return (array.buffer as { resizable?: boolean }).resizable === true;
+}
+
 class NativeJob implements Job {
   /** The fs_job structure. */
   readonly words: Uint32Array = new Uint32Array(new ArrayBuffer(JOB_WORDS * 4));
@@ -37,6 +43,8 @@ class NativeJob implements Job {
   readonly #kept: TypedArray[]; // what the table's addresses point into
   readonly #functions: Functions;
   #hypers: Float64Array | undefined;
+  /** Arrays in resizable memory, by their place in the table; mostly there are none. */
+  #moving: Map<number, TypedArray> | null = null;
 
   constructor(functions: Functions, id: number, readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
     this.#functions = functions;
@@ -62,12 +70,22 @@ class NativeJob implements Job {
   }
   bind(row: number, buffer: number, array: TypedArray): void {
     this.#kept[row * this.rule.buffers.length + buffer] = array;
-    bind(this.#functions, this.#table, row * (this.#stride / 2) + 2 + buffer, array);
+    const index = row * (this.#stride / 2) + 2 + buffer;
+    bind(this.#functions, this.#table, index, array);
+    if (mayMove(array)) (this.#moving ??= new Map()).set(index, array);
+    else this.#moving?.delete(index);
+  }
+  /** Takes the addresses of arrays whose memory may have moved again. */
+  refresh(): void {
+    this.#moving?.forEach((array, index) => {
+      if (array.length > 0) bind(this.#functions, this.#table, index, array);
+    });
   }
   reset(rows: number): void {
     if (rows > this.rows) throw new RangeError(`a job of ${this.rows} rows cannot have ${rows}`);
     this.#table.fill(0, 0, rows * this.#stride);
     this.#kept.length = 0;
+    this.#moving = null;
     this.words[2] = rows;
   }
   setRows(first: number, count: number, n: number, hyper: number, flags: number): void {
@@ -166,10 +184,11 @@ export class NativeBackend implements Backend {
       this.#batch = new Uint32Array(new ArrayBuffer(jobs.length * 2 * JOB_WORDS * 4));
     }
     for (let j = 0; j < jobs.length; j++) {
-      const words = (jobs[j] as NativeJob).words;
+      const job = jobs[j] as NativeJob, words = job.words;
+      job.refresh();
       for (let k = 0; k < JOB_WORDS; k++) this.#batch[j * JOB_WORDS + k] = words[k]!;
     }
-    this.#check(this.#functions.fs_run(this.#batch, jobs.length, threads), "fs_run");
+    this.#check(this.#functions.fs_run(this.#batch, jobs.length, Math.min(threads, MAX_THREADS)), "fs_run");
   }
 
   sumRows(
@@ -224,7 +243,7 @@ export class NativeBackend implements Backend {
       partials,
       partials.length,
       results,
-      threads,
+      Math.min(threads, MAX_THREADS),
     );
     this.#check(status, "fs_reduce");
     return Array.from(results.subarray(0, xs.length));

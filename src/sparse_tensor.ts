@@ -187,6 +187,17 @@ export function sparseOfRows(
   return new SparseTensor(lists, values, shape, { dtype }); // without values the lengths do not tell the dimensions
 }
 
+/** A copy as plain data. */
+export function plainSparse(tensor: SparseData): SparseData {
+  const { indices, values, shape, dtype } = tensor;
+  return { indices: indices.slice(), values: values.slice(), shape: [...shape], dtype };
+}
+
+/** A tensor without entries, otherwise like another one. */
+export function emptySparse(like: Pick<SparseTensor, "shape" | "sparseDims" | "dtype" | "values">): SparseTensor {
+  return sparseOfRows(new Uint32Array(), allocate(like.dtype, 0, like.values), like);
+}
+
 /** The rows that a tensor names: rising, each once, and its entries in their order. */
 export interface NamedRows {
   /** The rows' numbers, the sparse dimensions taken as one. */

@@ -4,8 +4,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "@std/path";
-import { Adam, AdamW, type DType, Parameter, SGD, StateDictError } from "../mod.ts";
-import { ROWS } from "./support/classes.ts";
+import { Adam, AdamW, type DType, Parameter, SGD, SparseAdam, SparseTensor, StateDictError } from "../mod.ts";
+import { type AnyOptimizer, ROWS } from "./support/classes.ts";
 import { revive } from "./support/golden.ts";
 import { ROOT } from "./support/runtime.ts";
 
@@ -37,8 +37,10 @@ const { cases } = JSON.parse(readFileSync(join(ROOT, "tests", "golden", "errors.
 };
 
 for (const c of cases) {
-  const row = ROWS.find((r) => r.name === c.optimizer);
-  if (!row || c.grad === "sparse") continue; // sparse gradients are replayed in sparse_test.ts, where there is one
+  const row = [...ROWS, { name: "SparseAdam", make: SparseAdam as unknown as AnyOptimizer }].find((r) => {
+    return r.name === c.optimizer;
+  });
+  if (!row) continue;
   test(`golden errors: ${c.name} is ${c.expectError ? "refused" : "accepted"} (${c.kind})`, () => {
     const made = new Map<string, Parameter>();
     const param = ({ ref, shape }: GoldenParam) => {
@@ -75,8 +77,17 @@ for (const c of cases) {
       unchanged = () => assertEquals(optimizer.stateDict(), before);
     } else {
       const optimizer = make(), params = optimizer.paramGroups.flatMap((g) => g.params);
-      for (const p of params) p.grad = c.grad === "none" ? null : new Float32Array(p.size).fill(1);
+      for (const p of params) {
+        const dense = new Float32Array(p.size).fill(1), [rows] = p.shape as [number];
+        if (c.grad === "dense") p.grad = dense;
+        if (c.grad === "sparse") p.grad = new SparseTensor([[0, rows - 1]], dense.slice(0, 2 * p.size / rows), p.shape);
+      }
+      const before = optimizer.stateDict();
       attempt = () => optimizer.step();
+      unchanged = () => {
+        assertEquals(optimizer.stateDict(), before);
+        for (const p of params) assert(p.data.every((x) => x === 1), "the failed step changed a parameter");
+      };
     }
     if (!c.expectError) return void attempt();
     let thrown: unknown;

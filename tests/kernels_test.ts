@@ -8,7 +8,7 @@ import { GRAIN, REDUCTIONS } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
-import { assertSameBits } from "./support/bits.ts";
+import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { ROWS } from "./support/classes.ts";
 import { hashNumbers, typed } from "./support/golden.ts";
 
@@ -92,8 +92,7 @@ function run(
   }
   for (const a of [arena, ...grads]) a.assertGuards();
   return params.flatMap((p) => {
-    const state = Object.values(optimizer.state.get(p) ?? {});
-    return [p.data, ...state.map((v) => typeof v === "number" ? Float64Array.of(v) : v)];
+    return [p.data, ...Object.values(optimizer.state.get(p) ?? {}).flatMap(arraysOf)];
   });
 }
 

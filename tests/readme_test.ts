@@ -5,6 +5,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { join } from "@std/path";
+import { withTables } from "../tools/readme_tables.ts";
 import { IS_BUN, ROOT, run } from "./support/runtime.ts";
 
 const readme = readFileSync(join(ROOT, "README.md"), "utf8");
@@ -15,6 +16,10 @@ for (const name of ["first_deno.ts", "first_bun.ts"]) {
     assert(readme.includes("```ts\n" + source + "```"), `README.md does not have examples/${name} as it is`);
   });
 }
+
+test("the README's tables of implementations are what the classes say", () => {
+  assertEquals(readme, withTables(readme), "run: deno run -A tools/readme_tables.ts");
+});
 
 test("the first program runs and finds what it looks for", async () => {
   if (IS_BUN) {

@@ -9,6 +9,7 @@ import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts"
 import { ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { refuseWeightDecay } from "./sparse_plan.ts";
 
 /** The options of {@linkcode Adagrad}. */
 export interface AdagradOptions extends ElementwiseOptions {
@@ -76,6 +77,7 @@ const UPDATE: Update<Group> = {
     out[at + 3] = group.eps;
   },
   next: (_group, state) => ({ step: state["step"]! + 1 }),
+  sparse: { dense: true, sparseState: false, check: refuseWeightDecay },
 };
 
 /**
@@ -90,6 +92,9 @@ const UPDATE: Update<Group> = {
  * State: `step` (number), `sum` (as long as the parameter, in its dtype). It is made in the constructor, as in torch, and for
  * groups that are added later at their first step.
  * bfloat16 and float16 are computed in float32 and rounded once, when they are stored.
+ *
+ * A sparse gradient updates the rows that it names, and their sums, and no others (without `weightDecay`, which would change
+ * every row); `step` counts all the same.
  *
  * Paper: Duchi, Hazan & Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization". torch source: `torch/optim/adagrad.py`. Differences:
  * a group's own `initialAccumulatorValue` counts (torch uses the constructor's for all groups).

@@ -15,6 +15,7 @@ import { Optimizer } from "./optimizer.ts";
 import { readOptions, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { fillTensor, GroupPlan, type Update } from "./plan.ts";
+import { isSparseEntry, readSparse } from "./sparse_state.ts";
 import { type ParameterState, readTensor, type StateMap } from "./state_dict.ts";
 
 /** Options that every elementwise optimizer has. */
@@ -43,7 +44,7 @@ export interface Definition<Group> {
 /** Which implementation a group's options ask for. */
 function modeOf(group: Elementwise): Mode {
   if (group.foreach === true) return "foreach";
-  if (group.fused === true || group.foreach === null || group.fused === null) return "fused";
+  if (group.fused === true || (group.foreach ?? null) === null || (group.fused ?? null) === null) return "fused";
   return "for-loop";
 }
 
@@ -87,12 +88,28 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   /** Looks at every array, runs the rule, and writes the new state. */
   protected override update(): void {
     this.checkAllOptions();
-    if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare())) {
-      this.#plan();
-      for (const plan of this.#plans!) plan.prepare();
+    const plans = this.#prepare();
+    this.#run(plans);
+    for (const plan of plans) plan.commit();
+  }
+
+  /** Plans that are ready to run. One that throws is not kept: what it has bound may be what was wrong. */
+  #prepare(): GroupPlan<ParamGroup<Options>>[] {
+    try {
+      if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare())) {
+        this.#plan();
+        for (const plan of this.#plans!) plan.prepare();
+      }
+      const plans = this.#plans!;
+      if (plans.some((plan) => plan.stateAdded)) {
+        for (const plan of plans) plan.checkGradients();
+        for (const plan of plans) plan.stateAdded = false;
+      }
+      return plans;
+    } catch (error) {
+      this.#plans = null;
+      throw error;
     }
-    this.#run(this.#plans!);
-    for (const plan of this.#plans!) plan.commit();
   }
 
   /**
@@ -141,19 +158,20 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   }
 
   #run(plans: readonly GroupPlan<ParamGroup<Options>>[]): void {
+    const threads = plans.some((plan) => plan.backend !== jsBackend) ? getNumThreads() : 1; // throws before anything runs
     const fused = this.#jobs;
     fused.length = 0;
     for (const plan of plans) {
-      if (plan.backend === jsBackend) plan.backend.run(plan.jobs, 1);
-      else if (modeOf(plan.group as Elementwise) === "foreach") plan.backend.run(plan.jobs, getNumThreads());
-      else for (const job of plan.jobs) fused.push(job);
+      if (plan.backend === jsBackend || modeOf(plan.group as Elementwise) === "foreach") {
+        plan.backend.run(plan.jobs, threads);
+      } else for (const job of plan.jobs) fused.push(job);
     }
-    if (fused.length > 0) bestBackend().run(fused, getNumThreads());
+    if (fused.length > 0) bestBackend().run(fused, threads);
   }
 
   /** A parameter's state from a state dict's entry: the rule's tensors, copied and cast, and its numbers. */
   protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
-    const { scalars, rule } = this.#update;
+    const { scalars, rule, sparse } = this.#update;
     const known = rule.buffers.slice(2).map((buffer) => buffer.split(":")[0]!);
     const state: ParameterState = {};
     for (const [key, value] of Object.entries(entry)) {
@@ -161,7 +179,9 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
         if (typeof value !== "number") throw new StateDictError(`${where}.${key} must be a number, got ${show(value)}`);
         state[key] = value;
       } else if (known.includes(key)) {
-        state[key] = readTensor(value, p, `${where}.${key}`);
+        state[key] = sparse?.sparseState && isSparseEntry(value)
+          ? readSparse(value, p, `${where}.${key}`)
+          : readTensor(value, p, `${where}.${key}`);
       } else {
         const names = [...scalars, ...known].join(", ");
         throw new StateDictError(`${where}.${key} is no state of ${this.#update.name}; it has ${names}`);

@@ -6,6 +6,7 @@
 
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
+import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
 import { type HookHandle, type HookOptions, Hooks } from "./hooks.ts";
 import { checkGroupKey, isGroupKey, type OptionSpec, readOptions, type Schema } from "./options.ts";
 import {
@@ -110,7 +111,7 @@ function inGroup(index: number, check: () => void): void {
  * @example An optimizer of one's own
  * ```ts
  * import { assert } from "@std/assert";
- * import { Optimizer, Parameter } from "@flatstep/optim";
+ * import { Optimizer, Parameter, SparseTensor } from "@flatstep/optim";
  *
  * class SignSGD extends Optimizer<{ lr: number }> {
  *   constructor(params: Iterable<Parameter>, { lr = 1e-3 } = {}) {
@@ -119,7 +120,9 @@ function inGroup(index: number, check: () => void): void {
  *   protected override update(): void {
  *     for (const { params, lr } of this.paramGroups) {
  *       for (const { data, grad } of params) {
- *         if (grad) data.forEach((x, i) => data[i] = x - lr * Math.sign(grad[i]!));
+ *         if (grad === null) continue;
+ *         if (grad instanceof SparseTensor) throw new TypeError("SignSGD takes dense gradients");
+ *         data.forEach((x, i) => data[i] = x - lr * Math.sign(grad[i]!));
  *       }
  *     }
  *   }
@@ -254,7 +257,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   initState(): void {}
 
   /**
-   * Sets all gradients to null, or to zeros. A parameter whose gradient is null is skipped by `step()`: no decay, no
+   * Sets all gradients to null, or to zeros (a sparse one to one without entries). A parameter whose gradient is null is skipped by `step()`: no decay, no
    * momentum, no count. One whose gradient is zero is not.
    *
    * @param options `setToNull`: null (the default, true) or zeros in place (false)
@@ -268,6 +271,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     for (const group of this.paramGroups) {
       for (const p of group.params) {
         if (setToNull) p.grad = null;
+        else if (p.grad instanceof SparseTensor) p.grad = emptySparse(p.grad);
         else p.grad?.fill(0);
       }
     }

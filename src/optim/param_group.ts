@@ -6,6 +6,7 @@
 
 import { isTypedArray, type TypedArray } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
+import { WrittenMemory } from "../memory.ts";
 import { Parameter } from "../parameter.ts";
 
 /** A parameter, or a typed array that is to be wrapped as one. */
@@ -129,8 +130,14 @@ export function readGroupParams(params: unknown, paramNames: unknown): { params:
 }
 
 interface Grouped {
-  params: Parameter[];
+  params: readonly Parameter[];
   paramNames?: string[];
+}
+
+/** A parameter's place for messages, with its name if it has one: `paramGroups[0].params[1] ("fc.bias")`. */
+export function placeOf(group: Grouped, g: number, i: number): string {
+  const name = group.paramNames?.[i] ?? group.params[i]?.name;
+  return `paramGroups[${g}].params[${i}]${name === undefined ? "" : ` (${show(name)})`}`;
 }
 
 /**
@@ -140,8 +147,12 @@ interface Grouped {
  */
 export function checkGroups(groups: readonly Grouped[]): void {
   const places = new Map<Parameter, string>(), names = new Map<string, string>();
+  const memory = new WrittenMemory();
   let named: number | null = null, unnamed: number | null = null;
   groups.forEach((group, g) => {
+    if (!Array.isArray(group.params)) {
+      throw new TypeError(`params of paramGroups[${g}] must be an array of Parameters, got ${show(group.params)}`);
+    }
     if (group.params.length > 0) {
       if (group.paramNames) named ??= g;
       else unnamed ??= g;
@@ -152,7 +163,14 @@ export function checkGroups(groups: readonly Grouped[]): void {
       );
     }
     group.params.forEach((p, i) => {
-      const place = `paramGroups[${g}].params[${i}]`, name = group.paramNames?.[i];
+      const place = `paramGroups[${g}].params[${i}]`;
+      if (!(p instanceof Parameter)) {
+        throw new TypeError(
+          `${place} must be a Parameter, got ${typeof p === "object" && p !== null ? kind(p) : show(p)}`,
+        );
+      }
+      if (isTypedArray(p.data)) memory.add(p.data, `data of ${placeOf(group, g, i)}`);
+      const name = group.paramNames?.[i];
       const other = places.get(p);
       if (other !== undefined) throw new RangeError(`a parameter must appear once, got it in ${other} and in ${place}`);
       places.set(p, place);
@@ -164,4 +182,5 @@ export function checkGroups(groups: readonly Grouped[]): void {
       names.set(name, place);
     });
   });
+  memory.check();
 }

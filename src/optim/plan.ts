@@ -13,6 +13,9 @@ import { allocate, arrayNames, type DType, holds, type TypedArray, writeFrom } f
 import { kind, show } from "../errors.ts";
 import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
+import { placeOf } from "./param_group.ts";
+import { SparseTensor } from "../sparse_tensor.ts";
+import { refuseDense, refuseSparse, SparseRows, type SparseSupport } from "./sparse_plan.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
 
 /** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
@@ -37,6 +40,8 @@ export interface Update<Group> {
   hypers(group: Group, scalars: Readonly<Record<string, number>>, out: Float64Array, at: number): void;
   /** The state's numbers after that step. */
   next(group: Group, scalars: Readonly<Record<string, number>>): Record<string, number>;
+  /** What it does with sparse gradients; absent: it refuses them. */
+  readonly sparse?: SparseSupport<Group>;
 }
 
 const NO_STATE: Readonly<Record<string, number>> = {};
@@ -66,6 +71,8 @@ interface Slot {
   bound: boolean;
   /** The row of hyperparameters. */
   hyper: number;
+  /** What goes to single rows, once there was a sparse gradient. */
+  rows: SparseRows | null;
 }
 
 /** Rows of hyperparameters that are searched for an equal one. */
@@ -80,15 +87,20 @@ export function fillTensor(tensor: TypedArray, dtype: DType, value: number): voi
 
 /** A group's plan. */
 export class GroupPlan<Group extends { params: Parameter[] }> {
-  /** One for each dtype. */
+  /** One for each dtype, then one for each sparse gradient of the step. */
   readonly jobs: Job[] = [];
+  readonly #dense: number; // jobs of the first kind
   readonly #slots: Slot[];
+  /** The slots whose gradient is sparse in this step. */
+  readonly #sparse: Slot[] = [];
   readonly #params: readonly Parameter[];
   readonly #tensors: readonly string[];
   readonly #buffers: readonly number[]; // which of the rule's buffers each tensor is
   readonly #scalars: readonly string[];
   readonly #width: number;
   #flags: number;
+  /** Whether state that was there already has been bound since gradients were last checked. */
+  stateAdded = false;
   /** The rows of hyperparameters: the numbers they start from, and the numbers after the step. */
   readonly #starts: Readonly<Record<string, unknown>>[] = [];
   readonly #nexts: Readonly<Record<string, number>>[] = [];
@@ -117,6 +129,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       places.set(dtype, { job, used: 0 });
       this.jobs.push(job);
     }
+    this.#dense = this.jobs.length;
     this.#slots = group.params.map((param, index): Slot => {
       this.#checkArray(param.data, param, `data of ${this.#label(index)}`);
       written.add(param.data, `data of ${this.#label(index)}`);
@@ -133,6 +146,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         fresh: null,
         bound: false,
         hyper: -1,
+        rows: null,
       };
     });
   }
@@ -147,7 +161,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     if (params !== this.#params || params.length !== slots.length || update.tensors(group) !== keys) return false;
     const flags = update.flags(group);
     if (flags !== this.#flags) this.#setFlags(flags);
-    this.#rows = 0;
+    this.#rows = this.#sparse.length = 0;
+    this.jobs.length = this.#dense;
     const scalar = this.#scalars[0];
     let last: unknown = undefined, lastRow = -1;
     for (let i = 0; i < slots.length; i++) {
@@ -161,8 +176,11 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         continue;
       }
       if (data.length !== p.size) this.#checkArray(data, p, `data of ${this.#label(i)}`);
-      if (grad !== slot.grad) this.#bindGrad(slot, grad);
-      else if (grad.length !== p.size) this.#checkArray(grad, p, `grad of ${this.#label(i)}`);
+      if (grad !== slot.grad) {
+        const dense = grad instanceof SparseTensor ? this.#readSparse(slot, grad) : grad;
+        if (dense === null) continue;
+        this.#bindGrad(slot, dense);
+      } else if (grad.length !== p.size) this.#checkArray(grad, p, `grad of ${this.#label(i)}`);
       if (!slot.bound) this.#bindState(slot);
       const state = slot.state;
       if (state === null) {
@@ -170,33 +188,122 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         this.#setHyper(slot, lastRow);
         continue;
       }
-      if (slot.fresh === null) {
-        for (let k = 0; k < keys.length; k++) {
-          const tensor = state[keys[k]!] as TypedArray, bound = slot.tensors[k]!;
-          if (tensor !== bound) return false;
-          if (bound.length !== p.size) this.#checkArray(bound, p, `${keys[k]} of ${this.#label(i)}`);
-        }
-      }
+      if (slot.fresh === null && !this.#stillBound(slot, state)) return false;
       if (scalar === undefined || this.#scalars.length > 1 || state[scalar] !== last || lastRow < 0) {
         lastRow = this.#hyperRow(slot, state);
         last = scalar === undefined ? undefined : state[scalar];
       }
       this.#setHyper(slot, lastRow);
     }
+    for (const slot of this.#sparse) {
+      if (!this.#prepareSparse(slot)) return false;
+    }
     for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
     return true;
   }
 
+  /** Whether the state's tensors are the bound ones; throws where one has lost its elements. */
+  #stillBound(slot: Slot, state: ParameterState): boolean {
+    const keys = this.#tensors;
+    for (let k = 0; k < keys.length; k++) {
+      const bound = slot.tensors[k]!;
+      if (state[keys[k]!] !== bound) return false;
+      if (bound.length !== slot.param.size) {
+        this.#checkArray(bound, slot.param, `${keys[k]} of ${this.#label(slot.index)}`);
+      }
+    }
+    return true;
+  }
+
+  /** Reads a sparse gradient; returns it as a dense one where the state is dense and every row has to be stepped. */
+  #readSparse(slot: Slot, grad: SparseTensor): TypedArray | null {
+    const { update, group } = this, p = slot.param, label = () => `grad of ${this.#label(slot.index)}`;
+    if (update.sparse === undefined) refuseSparse(update.name, label());
+    update.sparse.check?.(group, label);
+    slot.rows ??= new SparseRows(this.backend, update.rule, p);
+    slot.rows.read(grad, label);
+    this.written.checkRead(grad.values, label);
+    if (slot.grad !== null) {
+      slot.grad = null;
+      slot.job.setLength(slot.row, 0);
+    }
+    const key = update.sparse.sparseState ? this.#tensors[0] : undefined;
+    const state = key === undefined ? undefined : this.state.get(p)?.[key];
+    if (state !== undefined && !(state instanceof SparseTensor)) return slot.rows.toDense();
+    this.#sparse.push(slot);
+    return null;
+  }
+
+  /** Makes a sparse gradient's job ready; false if the plan is stale. */
+  #prepareSparse(slot: Slot): boolean {
+    const { update } = this, p = slot.param, rows = slot.rows!, key = this.#tensors[0];
+    const joined = update.sparse!.sparseState && key !== undefined;
+    let flags = this.#flags;
+    if (joined) {
+      const label = () => `${key} of ${this.#label(slot.index)}`, known = this.state.get(p);
+      slot.state = known ?? update.start(this.group);
+      slot.bound = false; // the next dense gradient looks at the state anew
+      const tensor = slot.state[key] as SparseTensor | undefined;
+      if (rows.known !== null && tensor !== rows.known) return false;
+      rows.join(tensor, p.grad as SparseTensor, label);
+      if (tensor === undefined) {
+        flags |= update.freshFlags;
+      } else if (rows.known === null) {
+        this.written.checkRead(tensor.values, label);
+        this.written.add(tensor.values, label());
+        this.stateAdded = true;
+        rows.known = tensor;
+      }
+      slot.fresh = { entry: known === undefined, tensors: {} };
+    } else {
+      if (!slot.bound) this.#bindState(slot);
+      else if (slot.state !== null && slot.fresh === null && !this.#stillBound(slot, slot.state)) return false;
+      if (slot.fresh !== null) flags |= update.freshFlags;
+    }
+    this.#setHyper(slot, this.#hyperRow(slot, slot.state ?? NO_STATE));
+    if (joined) rows.bindJoined(rows.next ?? rows.known!, this.#buffers[0]!, slot.hyper, flags);
+    else rows.bind(slot.tensors, this.#buffers, slot.hyper, flags);
+    this.jobs.push(rows.job);
+    return true;
+  }
+
+  /** Throws if a gradient shares memory with anything that is written, state included that has been bound after it. */
+  checkGradients(): void {
+    for (const slot of this.#slots) {
+      if (slot.grad !== null) this.written.checkRead(slot.grad, () => `grad of ${this.#label(slot.index)}`);
+    }
+    for (const { param, index } of this.#sparse) {
+      this.written.checkRead((param.grad as SparseTensor).values, () => `grad of ${this.#label(index)}`);
+    }
+  }
+
   /** Writes what a successful step has changed: new state, and the state's numbers. */
   commit(): void {
-    const keys = this.#scalars;
     for (const slot of this.#slots) {
-      const state = slot.state;
-      if (slot.grad === null || state === null) continue;
-      if (slot.fresh !== null) this.#adopt(slot, slot.fresh, state);
-      const next = this.#nexts[slot.hyper]!;
-      for (let k = 0; k < keys.length; k++) state[keys[k]!] = next[keys[k]!]!;
+      if (slot.grad !== null && slot.state !== null) this.#commitSlot(slot, slot.state);
     }
+    for (const slot of this.#sparse) {
+      const { state, rows } = slot;
+      if (state === null) continue;
+      if (rows!.next !== null) this.#adoptRows(slot, rows!, rows!.next, state);
+      this.#commitSlot(slot, state);
+    }
+  }
+
+  #commitSlot(slot: Slot, state: ParameterState): void {
+    const keys = this.#scalars;
+    if (slot.fresh !== null) this.#adopt(slot, slot.fresh, state);
+    const next = this.#nexts[slot.hyper]!;
+    for (let k = 0; k < keys.length; k++) state[keys[k]!] = next[keys[k]!]!;
+  }
+
+  /** A sparse state tensor with new rows takes the place of the one before. */
+  #adoptRows(slot: Slot, rows: SparseRows, next: SparseTensor, state: ParameterState): void {
+    const key = this.#tensors[0]!;
+    if (rows.known !== null) this.written.remove(rows.known.values);
+    this.written.add(next.values, `${key} of ${this.#label(slot.index)}`);
+    state[key] = rows.known = next;
+    rows.next = null;
   }
 
   #setFlags(flags: number): void {
@@ -213,7 +320,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   }
 
   #bindGrad(slot: Slot, grad: unknown): void {
-    const p = slot.param, label = () => `grad of ${this.#label(slot.index)}`;
+    const p = slot.param, label = () => `grad of ${this.#label(slot.index)}`, { sparse, name } = this.update;
+    if (sparse?.dense === false && !(p.grad instanceof SparseTensor)) refuseDense(name, label());
     this.#checkArray(grad, p, label);
     this.written.checkRead(grad, label);
     slot.grad = grad;
@@ -240,9 +348,13 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
           fresh.tensors[key] = tensor;
         } else {
           const label = `${key} of ${this.#label(slot.index)}`;
+          if ((tensor as unknown) instanceof SparseTensor) {
+            throw new TypeError(`${label} is sparse, as its gradients were: it does not go with a dense gradient`);
+          }
           this.#checkArray(tensor, p, label);
           this.written.checkRead(tensor, () => label); // no other tensor may be where this one is written
           this.written.add(tensor, label);
+          this.stateAdded = true;
         }
         slot.tensors.push(tensor);
       }
@@ -309,8 +421,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   }
 
   #label(index: number): string {
-    const p = this.#params[index]!;
-    const name = (this.group as { paramNames?: string[] }).paramNames?.[index] ?? p.name;
-    return `paramGroups[${this.index}].params[${index}]${name === undefined ? "" : ` (${show(name)})`}`;
+    return placeOf(this.group, this.index, index);
   }
 }

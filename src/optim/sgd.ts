@@ -9,6 +9,7 @@ import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts"
 import { anyNumber, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { refuseWeightDecay } from "./sparse_plan.ts";
 
 /** The options of {@linkcode SGD}. */
 export interface SGDOptions extends ElementwiseOptions {
@@ -81,6 +82,7 @@ const UPDATE: Update<Group> = {
     out[at + 4] = group.lr;
   },
   next: () => ({}),
+  sparse: { dense: true, sparseState: true, check: refuseWeightDecay },
 };
 
 /**
@@ -95,8 +97,13 @@ const UPDATE: Update<Group> = {
  * State: `momentumBuffer`, only with momentum (as long as the parameter, in its dtype). The first gradient enters it
  * undampened, whenever momentum begins. bfloat16 and float16 are computed in float32 and rounded once, when stored.
  *
+ * A sparse gradient updates the rows that it names (without `weightDecay`, which would change every row). With momentum the
+ * buffer is sparse then: a SparseTensor that has the rows named so far, all of which move at each step, so that a step costs
+ * as much as they are many. A dense buffer stays dense, and so does the step.
+ *
  * Paper: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning". torch source:
- * `torch/optim/sgd.py`. Differences: a NaN lr is refused; a parameter whose first gradient comes late is no error.
+ * `torch/optim/sgd.py`. Differences: a NaN lr is refused; a parameter whose first gradient comes late is no error; a sparse
+ * momentum buffer has each row once (torch's grows by every gradient), and nesterov goes with a sparse gradient on a dense one.
  *
  * @example
  * ```ts

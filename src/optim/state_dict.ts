@@ -16,10 +16,14 @@ import {
 } from "../dtype.ts";
 import { kind, show, StateDictError } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
+import { plainSparse, type SparseData, SparseTensor } from "../sparse_tensor.ts";
 import { isGroupKey } from "./options.ts";
 
-/** One entry of a parameter's state: a count or other number, or a tensor. */
-export type StateValue = number | TypedArray;
+/**
+ * One entry of a parameter's state: a count or other number, or a tensor. A sparse one is a {@linkcode SparseTensor} in
+ * `optimizer.state` and plain data in a state dict.
+ */
+export type StateValue = number | TypedArray | SparseData;
 
 /** A parameter's state, by torch's names in camelCase. */
 export type ParameterState = Record<string, StateValue>;
@@ -105,7 +109,9 @@ export function makeStateDict(groups: readonly Group[], state: ReadonlyMap<Param
 function copyState(entry: ParameterState): ParameterState {
   const copy: ParameterState = {};
   for (const [key, value] of Object.entries(entry)) {
-    copy[key] = isTypedArray(value) ? value.slice() : typeof value === "object" ? structuredClone(value) : value;
+    if (isTypedArray(value)) copy[key] = value.slice();
+    else if (value instanceof SparseTensor) copy[key] = plainSparse(value);
+    else copy[key] = typeof value === "object" ? structuredClone(value) : value;
   }
   return copy;
 }
@@ -230,7 +236,11 @@ function readGroup(
  * A state tensor of a parameter from whatever a state dict has for it: a typed array, numbers, an array-like object (as
  * JSON makes of a typed array), or `{ dtype, data }`. Cast to the parameter's dtype, as torch does; always a copy.
  */
-export function readTensor(value: unknown, p: Parameter, where: string): TypedArray {
+export function readTensor(
+  value: unknown,
+  p: Pick<Parameter, "data" | "dtype" | "size">,
+  where: string,
+): TypedArray {
   let source = value, dtype: unknown = undefined;
   if (isObject(source) && !ArrayBuffer.isView(source) && "data" in source) ({ data: source, dtype } = source);
   if (isObject(source) && !ArrayBuffer.isView(source) && Object.keys(source).every((key, i) => key === String(i))) {

@@ -4,7 +4,14 @@
  * @module
  */
 
-import type { TypedArray } from "../../mod.ts";
+import type { StateValue, TypedArray } from "../../mod.ts";
+import { isTypedArray } from "../../src/dtype.ts";
+
+/** A state's entry as arrays: of a sparse tensor the values and the indices. */
+export function arraysOf(value: StateValue): TypedArray[] {
+  if (typeof value === "number") return [Float64Array.of(value)];
+  return isTypedArray(value) ? [value] : [value.values, Float64Array.from(value.indices)];
+}
 
 /** An element's bits as text, for messages. */
 function bitsOf(array: TypedArray, i: number): string {

@@ -16,6 +16,9 @@ import { RADAM_RULE } from "../../src/optim/radam.ts";
 import { RMSPROP_RULE } from "../../src/optim/rmsprop.ts";
 import { RPROP_RULE } from "../../src/optim/rprop.ts";
 import { SGD_RULE } from "../../src/optim/sgd.ts";
+import { ElementwiseOptimizer } from "../../src/optim/elementwise.ts";
+import { choice } from "../../src/optim/options.ts";
+import { SPARSE_ADAM_SCHEMA, SPARSE_ADAM_UPDATE } from "../../src/optim/sparse_adam.ts";
 
 /** Any optimizer's constructor, as the tests call it. */
 export type AnyOptimizer = new (params: Iterable<unknown>, options?: Record<string, unknown>) => optim.Optimizer;
@@ -95,3 +98,19 @@ export const ROWS: readonly Row[] = [
   row("Rprop", RPROP_RULE, [{}, { lr: 0.3, etas: [0.3, 2], stepSizes: [1e-3, 0.5], maximize: true }]),
   row("ASGD", ASGD_RULE, [{}, { lr: 0.1, lambd: 0.3, alpha: 0.5, t0: 1, weightDecay: 0.1, maximize: true }]),
 ];
+
+/** SparseAdam with the options that choose an implementation, which it does not have itself. */
+class AnySparseAdam extends ElementwiseOptimizer<optim.SparseAdamOptions> {
+  constructor(params: optim.ParamsInput<optim.SparseAdamOptions>, options?: optim.SparseAdamOptions) {
+    const schema = { ...SPARSE_ADAM_SCHEMA, foreach: choice, fused: choice };
+    super(params, options, "SparseAdam", { schema, update: SPARSE_ADAM_UPDATE });
+  }
+}
+
+/** SparseAdam: it takes no dense gradients, and so stands beside the table. */
+export const SPARSE_ADAM: Row = {
+  name: "SparseAdam",
+  make: AnySparseAdam as unknown as AnyOptimizer,
+  rule: ADAM_RULE,
+  variants: [{ lr: 0.1 }, { lr: 0.1, betas: [0.3, 0.99], eps: 1e-3, maximize: true }],
+};

@@ -6,7 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import { type DType, Parameter, type ParameterState, type TypedArray } from "../../mod.ts";
-import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from "../../src/dtype.ts";
+import { fromBfloat16, fromFloat16, isTypedArray, toBfloat16, toFloat16 } from "../../src/dtype.ts";
 import { join } from "@std/path";
 import { ROOT } from "./runtime.ts";
 
@@ -253,7 +253,7 @@ export function assertState(
       assertNear(what, Float64Array.of(got), number, () => Math.abs(number[0]!), t, dtype);
       continue;
     }
-    if (typeof got === "number") throw new Error(`${what} is a number`);
+    if (!isTypedArray(got)) throw new Error(`${what} is no typed array`);
     const s = sample(want), all = plain(got, dtype);
     const some = s.at ? Float64Array.from(s.at, (i) => all[i]!) : all;
     assertNear(what, some, s.values, stateScale(key, s.values), tolerance, dtype);
