@@ -4,6 +4,7 @@
  * @module
  */
 
+import { loadavg } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { SET_NAMES, type ShapeSet } from "./shapes.ts";
@@ -19,7 +20,10 @@ export interface Arguments {
   readonly rounds: number;
 }
 
-/** Reads `--rules=A,B --sets=C,D --rounds=N`; ends the program with a message where they make no sense. */
+/** Processors' worth of work by others from which a warning is given. */
+const BUSY = 0.5;
+
+/** Reads `--rules=A,B --sets=C,D --rounds=N`; ends the program with a message where they make no sense, and warns where the machine is busy. */
 export function readArguments(): Arguments {
   try {
     const { values } = parseArgs({
@@ -29,6 +33,10 @@ export function readArguments(): Arguments {
     const rounds = Number(values.rounds ?? 15);
     if (!Number.isSafeInteger(rounds) || rounds < 1) {
       throw new RangeError(`--rounds must be an integer >= 1, got ${values.rounds}`);
+    }
+    const load = loadavg()[0]!;
+    if (load > BUSY) {
+      console.error(`the machine is busy (load ${load.toFixed(1)}): figures will be worse than they should be`);
     }
     return { rules: pick("rules", values.rules, RULE_NAMES), sets: pick("sets", values.sets, SET_NAMES), rounds };
   } catch (error) {

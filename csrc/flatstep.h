@@ -96,12 +96,13 @@ FS_API int32_t fs_rule_describe(uint32_t rule, char *text, uint32_t capacity);
 FS_API void fs_bind(uint64_t *words, uint32_t index, const void *target);
 
 /**
- * words[index + r * stride] = the address of row positions[r] of `base`, for r in [0, count): rows of `length` elements, of
- * which there are `limit`. Without positions all of them are row 0. A job's table is filled by it where a step goes to some
- * rows of a tensor only.
+ * words[index + rows[r] * stride] = the address of row positions[r] of `base`, for r in [0, count): rows of `length` elements,
+ * of which there are `limit`. Without `rows` they are 0, 1, 2, …; without `positions` all are row 0. A job's table is filled
+ * by it where a step goes to some rows of a tensor only.
  */
-FS_API int32_t fs_bind_rows(uint64_t *words, uint32_t index, uint32_t stride, uint32_t count, uint32_t dtype,
-                            uint32_t length, const void *base, uint32_t limit, const uint32_t *positions);
+FS_API int32_t fs_bind_rows(uint64_t *words, uint32_t index, uint32_t stride, uint32_t count, const uint32_t *rows,
+                            uint32_t dtype, uint32_t length, const void *base, uint32_t limit,
+                            const uint32_t *positions);
 
 /**
  * Row k of `out` = the sum, in this order, of the rows sources[starts[k]] … sources[starts[k + 1] - 1] of `values`, for k in

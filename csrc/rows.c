@@ -5,12 +5,12 @@
 
 #include "element.h"
 
-int32_t fs_bind_rows(uint64_t *words, uint32_t index, uint32_t stride, uint32_t count, uint32_t dtype, uint32_t length,
-                     const void *base, uint32_t limit, const uint32_t *positions) {
+int32_t fs_bind_rows(uint64_t *words, uint32_t index, uint32_t stride, uint32_t count, const uint32_t *rows,
+                     uint32_t dtype, uint32_t length, const void *base, uint32_t limit, const uint32_t *positions) {
   if (dtype >= FS_DTYPES) return FS_ERR_DTYPE;
   if (count == 0) return FS_OK;
   if (words == NULL || base == NULL) return FS_ERR_NULL;
-  if ((uintptr_t)words % 8 != 0 || (uintptr_t)positions % 4 != 0) return FS_ERR_ALIGN;
+  if ((uintptr_t)words % 8 != 0 || ((uintptr_t)rows | (uintptr_t)positions) % 4 != 0) return FS_ERR_ALIGN;
   const uint64_t bytes = (uint64_t)length * fs_element_size[dtype], from = (uint64_t)(uintptr_t)base;
   if (limit == 0 || bytes > (uint64_t)PTRDIFF_MAX / limit) return FS_ERR_LENGTH;
   if (positions != NULL) {
@@ -19,7 +19,9 @@ int32_t fs_bind_rows(uint64_t *words, uint32_t index, uint32_t stride, uint32_t 
     if (wrong) return FS_ERR_ROW;
   }
   words += index;
-  for (uint32_t r = 0; r < count; r++, words += stride) *words = from + (positions ? positions[r] * bytes : 0);
+  for (uint32_t r = 0; r < count; r++) {
+    words[(size_t)(rows ? rows[r] : r) * stride] = from + (positions ? positions[r] * bytes : 0);
+  }
   return FS_OK;
 }
 

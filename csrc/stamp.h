@@ -53,6 +53,7 @@
                                          const size_t to) {                                \
     struct FS_STAMPED(name##_hypers) h;                                                    \
     name##_HYPERS(FS_READ_HYPER)                                                           \
+    (void)hyper; /* a rule may have none */                                                \
     name##_BUFFERS(FS_BUFFER_DECLARE)                                                      \
     switch (flags) {                                                                       \
       FS_CASE(name, 0) FS_CASE(name, 1) FS_CASE(name, 2) FS_CASE(name, 3)                  \

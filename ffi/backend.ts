@@ -56,11 +56,13 @@ export interface Job {
   /** setLength, setHyper and setFlags of `count` rows from `first` on. */
   setRows(first: number, count: number, n: number, hyper: number, flags: number): void;
   /**
-   * Binds a buffer of `count` rows from `first` on to pieces of one array: row first + r to its `length` elements from
-   * positions[r] * length on, or all of them to the first `length`. Throws where the array does not have them.
+   * Binds a buffer of `count` rows to pieces of one array: the r-th of them to its `length` elements from positions[r] * length
+   * on, or all of them to the first `length`. Throws where the array does not have them.
+   *
+   * @param rows the rows, or the first one of a run
    */
   bindRows(
-    first: number,
+    rows: number | Uint32Array,
     count: number,
     buffer: number,
     array: TypedArray,

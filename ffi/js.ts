@@ -55,7 +55,7 @@ class JsJob implements Job {
     this.#flags.fill(flags, first, first + count);
   }
   bindRows(
-    first: number,
+    rows: number | Uint32Array,
     count: number,
     buffer: number,
     array: TypedArray,
@@ -65,7 +65,7 @@ class JsJob implements Job {
     for (let r = 0; r < count; r++) {
       const at = positions === null ? 0 : positions[r]! * length;
       if (at + length > array.length) throw new RangeError(`row ${positions?.[r]} is not there`);
-      this.#buffers[first + r]![buffer] = array.subarray(at, at + length);
+      this.#buffers[typeof rows === "number" ? rows + r : rows[r]!]![buffer] = array.subarray(at, at + length);
     }
   }
   bindHypers(hypers: Float64Array): void {

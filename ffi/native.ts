@@ -98,7 +98,7 @@ class NativeJob implements Job {
     }
   }
   bindRows(
-    first: number,
+    rows: number | Uint32Array,
     count: number,
     buffer: number,
     array: TypedArray,
@@ -106,11 +106,16 @@ class NativeJob implements Job {
     positions: Uint32Array | null,
   ): void {
     if (count === 0 || length === 0) return;
-    if (first + count > this.rows || (positions !== null && positions.length < count)) {
-      throw new RangeError(`a job of ${this.rows} rows cannot bind ${count} from ${first} on`);
+    const list = typeof rows === "number" ? null : rows, first = typeof rows === "number" ? rows : 0;
+    let last = first + count - 1;
+    if (list !== null) { for (let r = 0; r < count; r++) last = Math.max(last, list[r]!); }
+    if (
+      last >= this.rows || (positions !== null && positions.length < count) || (list !== null && list.length < count)
+    ) {
+      throw new RangeError(`a job of ${this.rows} rows cannot bind ${count}, the last of them row ${last}`);
     }
     if (array.buffer === undefined) throw new TypeError("an array without memory");
-    this.#kept[first * this.rule.buffers.length + buffer] = array;
+    this.#kept.push(array);
     const stride = this.#stride / 2, limit = Math.floor(array.length / length);
     check(
       this.#functions.fs_bind_rows(
@@ -118,6 +123,7 @@ class NativeJob implements Job {
         first * stride + 2 + buffer,
         stride,
         count,
+        list,
         this.words[1]!,
         length,
         array,

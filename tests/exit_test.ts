@@ -8,12 +8,12 @@ import { type Ended, IS_BUN, runProgram } from "./support/runtime.ts";
 const LIMIT = { timeout: 120_000 };
 const REPEATS = 3;
 
-/** What programs start with: a step that takes every thread, over 4M elements; small ones with the TypeScript backend. */
+/** What programs start with: a step that takes every thread, over 2M elements; small ones with the TypeScript backend. */
 const PRELUDE = `
 import { writeSync } from "node:fs";
 import process from "node:process";
 import { AdamW, backend, Parameter } from "MOD";
-const SIZE = backend().name === "js" ? 1000 : 4 << 20;
+const SIZE = backend().name === "js" ? 1000 : 2 << 20;
 const say = (line) => void writeSync(1, line + "\\n");
 function make(size = SIZE) {
   const p = new Parameter(new Float32Array(size).fill(1));
@@ -197,11 +197,13 @@ for (const { what, source, signal, code, last } of ENDINGS) {
   test(`a program that ${what} ends as it does without the library`, LIMIT, async () => {
     if (signal && process.platform === "win32") return console.log("skipped: Windows has no signals");
     if (await missing()) return;
-    const plain = await end(source, "js", signal);
+    const [plain, ...ends] = await Promise.all([
+      end(source, "js", signal),
+      ...Array.from({ length: REPEATS }, () => end(source, "native", signal)),
+    ]);
     if (code !== undefined) assertEquals(plain.code, code, plain.stderr);
     if (signal !== undefined && code === undefined) assertEquals(plain.signal, signal, plain.stderr);
     if (last !== undefined) assertEquals(plain.stdout.trim().split("\n").at(-1), last);
-    const ends = await Promise.all(Array.from({ length: REPEATS }, () => end(source, "native", signal)));
     for (const native of ends) assertEquals(outline(native), outline(plain), native.stderr);
     if (code === 1) { for (const { stderr } of [plain, ...ends]) assertStringIncludes(stderr, "the end"); }
   });

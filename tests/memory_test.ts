@@ -6,7 +6,10 @@ import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { AdamW, type AdamWOptions, backend, type DType, Parameter, type ParamGroup, SGD } from "../mod.ts";
 import type { ParameterState, TypedArray } from "../mod.ts";
+import { jsBackend } from "../ffi/js.ts";
+import { bestBackend } from "../ffi/load.ts";
 import { bytesOf, DTYPES } from "../src/dtype.ts";
+import { SGD_RULE } from "../src/optim/sgd.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { hashNumbers, typed } from "./support/golden.ts";
 
@@ -878,6 +881,18 @@ inEachMode("garbage collection between steps moves and frees nothing that a step
     if (step % 2 === 1) { for (const p of twin.params) p.data = copied(p.data); }
   }
   assert(litter.every((array) => array.every((x) => x !== x)), "a step has written to memory that is not its own");
+});
+
+inEachMode("a job keeps the arrays that are bound to it", async (mode) => {
+  const backend = mode === FOR_LOOP ? jsBackend : bestBackend(), job = backend.createJob(SGD_RULE, "float32", 1);
+  const kept = [0, 1].map((buffer) => { // only the job knows these arrays from here on
+    const array = new Float32Array(100_000).fill(buffer);
+    job.bind(0, buffer, array);
+    return new WeakRef(array);
+  });
+  await new Promise((resolve) => setTimeout(resolve, 1)); // an array that was just made counts as used until then
+  collector()();
+  for (const array of kept) assert(array.deref() !== undefined, "a step would write to memory that has been freed");
 });
 
 inEachMode("state tensors that are replaced are used from then on, and the old ones are left alone", (mode) => {

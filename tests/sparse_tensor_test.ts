@@ -175,13 +175,15 @@ for (const [name, backend] of [["TypeScript", () => jsBackend], ["native", bestB
     job.reset(3);
     job.setRows(0, 3, 2, 0, 0);
     job.bindRows(0, 3, 0, data, 2, Uint32Array.of(0, 5, 2));
-    job.bindRows(0, 2, 1, grad, 2, Uint32Array.of(1, 0));
-    job.bindRows(2, 1, 1, grad, 2, null);
+    job.bindRows(Uint32Array.of(2, 0), 2, 1, grad, 2, Uint32Array.of(1, 0));
+    job.bindRows(1, 1, 1, grad, 2, null);
     job.bindHypers(Float64Array.of(1, 0, 0, 0, 100), 1);
     backend().run([job], 1);
     assertEquals([...data], [-100, -99, 2, 3, -96, -95, 6, 7, 8, 9, -90, -89]);
     assertThrows(() => job.bindRows(0, 2, 0, data, 2, Uint32Array.of(0, 6)), Error, "not there");
     assertThrows(() => job.bindRows(0, 2, 0, data, 13, null), Error);
+    assertThrows(() => job.bindRows(3, 2, 0, data, 2, Uint32Array.of(0, 1)), Error);
+    assertThrows(() => job.bindRows(Uint32Array.of(0, 4), 2, 0, data, 2, Uint32Array.of(0, 1)), Error);
     assertThrows(() => job.reset(5), RangeError, "a job of 4 rows cannot have 5");
     job.reset(0);
     backend().run([job], 1);

@@ -19,7 +19,7 @@ import {
 import type { Isa, Job } from "../ffi/backend.ts";
 import { GRAIN } from "../ffi/backend.ts";
 import { bestBackend } from "../ffi/load.ts";
-import { DTYPES } from "../src/dtype.ts";
+import { DTYPES, isTypedArray } from "../src/dtype.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { type AnyOptimizer, type Row, ROWS, SPARSE_ADAM } from "./support/classes.ts";
 import { hashNumbers, plain, typed } from "./support/golden.ts";
@@ -43,7 +43,7 @@ const LAYOUTS: readonly [number[], number][] = [
   [[6, 7], 2],
   [[9, 8, 8], 1],
   [[5, 4, 300], 2],
-  [[70_000, 1], 1],
+  [[3000, 1], 1],
   [[4, 0], 1],
 ];
 
@@ -82,20 +82,32 @@ function run(make: AnyOptimizer, options: Record<string, unknown>, dtype: DType)
   const { params, check } = makeParameters(dtype), optimizer = new make(params, options);
   const start = params.map((p) => p.data.slice()), named = params.map(() => new Set<number>());
   COUNTS.forEach((nnz, t) => {
+    const grads = params.map((p, k) => gradient(100 * t + k, nnz, p.shape, LAYOUTS[k]![1], dtype));
+    const before = grads.map((grad) => grad.values.slice());
     params.forEach((p, k) => {
-      const grad = gradient(100 * t + k, nnz, p.shape, LAYOUTS[k]![1], dtype), before = grad.values.slice();
-      p.grad = t === 2 && k === 0 ? null : grad;
-      if (p.grad) rowsOf(grad).forEach((row) => named[k]!.add(row));
-      guards.push(() => assertSameBits(grad.values, before, dtype, "the gradient"));
+      p.grad = t === 2 && k === 0 ? null : grads[k]!;
+      if (p.grad) rowsOf(grads[k]!).forEach((row) => named[k]!.add(row));
     });
     optimizer.step();
-    guards.splice(0).forEach((guard) => guard());
+    grads.forEach((grad, k) => assertSameBits(grad.values, before[k]!, dtype, "a gradient"));
   });
   check();
-  params.forEach((p, k) => assertOnly(p, start[k]!, named[k]!, LAYOUTS[k]![1]));
-  return params.flatMap((p) => [p.data, ...Object.values(optimizer.state.get(p) ?? {}).flatMap(arraysOf)]);
+  return params.flatMap((p, k) => {
+    assertOnly(p, p.data, start[k]!, named[k]!, LAYOUTS[k]![1]);
+    const state = Object.values(optimizer.state.get(p) ?? {});
+    for (const value of state) {
+      if (isTypedArray(value)) assertOnly(p, value, initial(value, optimizer), named[k]!, LAYOUTS[k]![1]);
+    }
+    return [p.data, ...state.flatMap(arraysOf)];
+  });
 }
-const guards: (() => void)[] = [];
+
+/** A dense state tensor as it was made. */
+function initial(tensor: TypedArray, optimizer: Optimizer): TypedArray {
+  const dtype = optimizer.paramGroups[0]!.params[0]!.dtype;
+  const value = optimizer.paramGroups[0]!["initialAccumulatorValue"] as number | undefined;
+  return typed(new Float64Array(tensor.length).fill(value ?? 0), dtype);
+}
 
 /** The rows that a gradient names. */
 function rowsOf({ indices, shape, sparseDims, nnz }: SparseTensor): number[] {
@@ -107,12 +119,18 @@ function rowsOf({ indices, shape, sparseDims, nnz }: SparseTensor): number[] {
 }
 
 /** Throws if an element of another row than the named ones has changed. */
-function assertOnly(p: Parameter, start: TypedArray, named: ReadonlySet<number>, dims: number): void {
+function assertOnly(
+  p: Parameter,
+  array: TypedArray,
+  start: TypedArray,
+  named: ReadonlySet<number>,
+  dims: number,
+): void {
   const length = p.shape.slice(dims).reduce((a, b) => a * b, 1);
   for (let row = 0; row * length < p.size; row++) {
     if (named.has(row)) continue;
-    const part = (array: TypedArray) => array.subarray(row * length, (row + 1) * length);
-    assertSameBits(part(p.data), part(start), p.dtype, `row ${row}, which no gradient names`);
+    const part = (of: TypedArray) => of.subarray(row * length, (row + 1) * length);
+    assertSameBits(part(array), part(start), p.dtype, `row ${row}, which no gradient names`);
   }
 }
 

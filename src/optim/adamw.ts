@@ -31,6 +31,8 @@ const SCHEMA: Schema<AdamWOptions> = {
   decoupledWeightDecay: decoupled,
 };
 
+const UPDATE: typeof ADAM_UPDATE = { ...ADAM_UPDATE, name: "AdamW" };
+
 /**
  * AdamW: Adam whose weight decay shrinks the parameter itself and does not pass through the averages.
  *
@@ -69,7 +71,7 @@ export class AdamW extends ElementwiseOptimizer<AdamWOptions> {
    * @throws {RangeError} for an option out of range
    */
   constructor(params: ParamsInput<AdamWOptions>, options?: AdamWOptions) {
-    super(params, options, "AdamW", { schema: SCHEMA, update: ADAM_UPDATE });
+    super(params, options, "AdamW", { schema: SCHEMA, update: UPDATE });
   }
 
   /** Adam's groups say that decay is not decoupled; here it is. */

@@ -75,3 +75,30 @@ export function pow(x: number, y: number): number {
   if (x === 0) return y > 0 ? 0 : Infinity;
   return exp(y * log(x));
 }
+
+const HALF_PI = [1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21] as const; // π/2 in parts of 33, 33 and 53 bits
+const TWO_OVER_PI = 0.6366197723675814;
+
+/**
+ * The cosine of x, to about a unit in the last place for |x| up to a million, in which the argument is reduced without
+ * error.
+ */
+export function cos(x: number): number {
+  if (!(x - x === 0)) return NaN;
+  const k = Math.floor(x * TWO_OVER_PI + 0.5);
+  // x - k π/2 = r + tail: the product with a part of 33 bits is exact
+  const a = x - k * HALF_PI[0], b = k * HALF_PI[1], s = a - b;
+  const c = k * HALF_PI[2] - ((a - s) - b), r = s - c, tail = (s - r) - c;
+  const z = r * r, quadrant = k - 4 * Math.floor(k / 4);
+  if (quadrant === 0 || quadrant === 2) {
+    let sum = 0; // cos r = 1 - z/2 + z²/4! - …
+    for (let n = 16; n >= 4; n -= 2) sum = z / (n * (n - 1)) * (1 - sum);
+    const half = z / 2, top = 1 - half;
+    const y = top + (((1 - top) - half) + (half * sum - r * tail));
+    return quadrant === 0 ? y : -y;
+  }
+  let sum = 0; // sin r = r - r z/3! + …
+  for (let n = 17; n >= 5; n -= 2) sum = z / (n * (n - 1)) * (1 - sum);
+  const y = r + (tail * (1 - z / 2) - r * (z / 6) * (1 - sum));
+  return quadrant === 1 ? -y : y;
+}

@@ -150,6 +150,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   readonly #loadPre = new Hooks<LoadStateDictPreHook>();
   readonly #loadPost = new Hooks<LoadStateDictPostHook>();
   #busy = false;
+  #stepCount = 0;
 
   /**
    * For subclasses.
@@ -168,6 +169,11 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     this.defaults = Object.freeze({ ...defaults });
     this.#checkOptions({ ...defaults } as ParamGroup<Options>);
     for (const group of readParams(params)) this.#add(group as ParamGroupInput<Options>);
+  }
+
+  /** How many steps this object has made. No state: a loaded state dict does not change it. */
+  get stepCount(): number {
+    return this.#stepCount;
   }
 
   /**
@@ -375,6 +381,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   }
 
   #after(args: StepArgs): void {
+    this.#stepCount++;
     if (!this.#post.empty) this.#post.each((hook) => hook(this, args));
     if (!globalPost.empty) globalPost.each((hook) => hook(this, args));
   }

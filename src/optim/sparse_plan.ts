@@ -9,7 +9,7 @@
  */
 
 import type { Backend, Job, Rule } from "../../ffi/backend.ts";
-import { allocate, type DType, type TypedArray } from "../dtype.ts";
+import { allocate, type TypedArray } from "../dtype.ts";
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { checkSparse, type NamedRows, namedRows, rowLength, sparseOfRows, SparseTensor } from "../sparse_tensor.ts";
@@ -46,9 +46,10 @@ export class SparseRows {
   #job: Job;
   #length = 0; // of a row
   #rows: Uint32Array = NO_ROWS; // that the gradient names, rising
-  #values: TypedArray; // of the gradient, a row each
-  #positions: Uint32Array = NO_ROWS; // and where they are
-  #sums: TypedArray;
+  #values: TypedArray; // of the gradient
+  #positions: Uint32Array = NO_ROWS; // where each row's entry is in them, the first one of several
+  #several: Uint32Array = NO_ROWS; // which of the rows have several entries
+  #sums: TypedArray; // of these
   #zeros: TypedArray;
   // where the state is sparse: where the gradient's rows are in it, and its other rows
   #places: Uint32Array = NO_ROWS;
@@ -73,27 +74,40 @@ export class SparseRows {
     const { dtype, shape, data } = this.#param;
     checkSparse(grad, shape, dtype, label);
     const named = namedRows(grad, () => `indices of ${label()}`), { rows, order, starts } = named;
-    const length = this.#length = rowLength(grad);
+    const length = this.#length = rowLength(grad), n = rows.length;
     this.#rows = rows;
+    this.#values = grad.values;
+    this.#several = NO_ROWS;
     if (starts === null) {
-      this.#values = grad.values;
-      this.#positions = order ?? numbersTo(rows.length);
+      this.#positions = order ?? numbersTo(n);
       return;
     }
-    if (this.#sums.length < rows.length * length) this.#sums = allocate(dtype, 2 * rows.length * length, data);
-    this.#backend.sumRows(dtype, this.#sums, rows.length, length, grad.values, order!, starts);
-    this.#values = this.#sums;
-    this.#positions = numbersTo(rows.length);
+    const positions = new Uint32Array(new ArrayBuffer(4 * n)), several = new Uint32Array(new ArrayBuffer(4 * n));
+    const sources = new Uint32Array(new ArrayBuffer(4 * grad.nnz)), ends = new Uint32Array(new ArrayBuffer(4 * n + 4));
+    let found = 0, entries = 0;
+    for (let k = 0; k < n; k++) {
+      const from = starts[k]!, to = starts[k + 1]!;
+      positions[k] = order![from]!;
+      if (to - from === 1) continue;
+      for (let i = from; i < to; i++) sources[entries++] = order![i]!;
+      several[found++] = k;
+      ends[found] = entries;
+    }
+    if (this.#sums.length < found * length) this.#sums = allocate(dtype, 2 * found * length, data);
+    this.#backend.sumRows(dtype, this.#sums, found, length, grad.values, sources, ends);
+    this.#positions = positions;
+    this.#several = several.subarray(0, found);
   }
 
   /** The gradient that was read as a dense one. */
   toDense(): TypedArray {
     const { dtype, size, data } = this.#param, length = this.#length;
-    const dense = allocate(dtype, size, data);
-    this.#rows.forEach((row, k) => {
-      const at = this.#positions[k]! * length;
-      dense.set(this.#values.subarray(at, at + length), row * length);
-    });
+    const dense = allocate(dtype, size, data), rows = this.#rows;
+    const copy = (from: TypedArray, at: number, row: number) => {
+      dense.set(from.subarray(at * length, (at + 1) * length), row * length);
+    };
+    rows.forEach((row, k) => copy(this.#values, this.#positions[k]!, row));
+    this.#several.forEach((k, j) => copy(this.#sums, j, rows[k]!));
     return dense;
   }
 
@@ -169,12 +183,20 @@ export class SparseRows {
     return this.#job;
   }
 
+  /** Binds the gradient's entries to the first n rows; where there are several of a row, their sum. */
+  #bindGradient(job: Job, n: number): void {
+    if (n === 0) return;
+    const several = this.#several;
+    job.bindRows(0, n, 1, this.#values, this.#length, this.#positions);
+    job.bindRows(several, several.length, 1, this.#sums, this.#length, numbersTo(several.length));
+  }
+
   /** Binds the rows of the parameter, of the gradient that was read, and of dense state tensors. */
   bind(tensors: readonly TypedArray[], buffers: readonly number[], hyper: number, flags: number): void {
     const rows = this.#rows, length = this.#length, n = length === 0 ? 0 : rows.length;
     const job = this.#begin(n, hyper, flags);
     job.bindRows(0, n, 0, this.#param.data, length, rows);
-    job.bindRows(0, n, 1, this.#values, length, this.#positions);
+    this.#bindGradient(job, n);
     for (let k = 0; k < tensors.length; k++) job.bindRows(0, n, buffers[k]!, tensors[k]!, length, rows);
   }
 
@@ -184,7 +206,7 @@ export class SparseRows {
     const n = length === 0 ? 0 : this.#rows.length, more = length === 0 ? 0 : this.#others.length;
     const job = this.#begin(n + more, hyper, flags);
     job.bindRows(0, n, 0, data, length, this.#rows);
-    job.bindRows(0, n, 1, this.#values, length, this.#positions);
+    this.#bindGradient(job, n);
     job.bindRows(0, n, buffer, state.values, length, this.#places);
     if (this.#zeros.length < length) this.#zeros = allocate(dtype, length, data);
     job.bindRows(n, more, 0, data, length, this.#others);
@@ -212,6 +234,3 @@ export function refuseWeightDecay(group: { weightDecay: number }, label: () => s
     } for ${label()}: it changes every row`,
   );
 }
-
-/** Whether something is a sparse tensor. */
-export const isSparse = (value: unknown): value is SparseTensor => value instanceof SparseTensor;

@@ -13,10 +13,10 @@ export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=exitcode=99:print_stacktrace=1 TSA
 # Runs a program. A thread sanitizer that cannot live with address space randomisation gets none.
 start() { # OUTPUT PROGRAM ARGUMENT...
   local status=0
-  timeout 300 "${@:2}" >"$1" 2>&1 || status=$?
+  timeout 150 "${@:2}" >"$1" 2>&1 || status=$?
   if grep -q 'unexpected memory mapping' "$1"; then
     status=0
-    timeout 300 setarch "$(uname -m)" -R "${@:2}" >"$1" 2>&1 || status=$?
+    timeout 150 setarch "$(uname -m)" -R "${@:2}" >"$1" 2>&1 || status=$?
   fi
   return "$status"
 }
@@ -41,7 +41,7 @@ build() { # BUILD LENGTH FLAG...
     ! start "$probe.out" "$probe"; then
     echo "$1: skipped: $(tail -n 1 "$probe.out")"
     echo "0 0 1" >>"$work/counts"
-  elif ! gcc "${flags[@]}" "${@:3}" csrc/!(ptx|wasm).c tests/native/driver.c -o "$program" -lm; then
+  elif ! gcc "${flags[@]}" "${@:3}" csrc/!(ptx|wasm).c tests/native/{driver,rows}.c -o "$program" -lm; then
     echo "$1: does not compile"
     echo "0 1 0" >>"$work/counts"
   else

@@ -1,0 +1,13 @@
+/** What driver.c lends rows.c. */
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct lent {
+  uint32_t *passed, *failed; /* counts of checks */
+  double (*element)(uint32_t dtype, const void *p);
+  void (*set)(uint32_t dtype, void *p, double v);
+  double (*value)(uint32_t dtype);
+  int (*same)(uint32_t dtype, const void *a, const void *b, size_t bytes);
+} lent;
+
+void test_rows(const lent *with, uint32_t dtype);
