@@ -68,3 +68,23 @@ export { RMSprop, type RMSpropOptions } from "./src/optim/rmsprop.ts";
 export { Rprop, type RpropOptions } from "./src/optim/rprop.ts";
 export { ASGD, type ASGDOptions } from "./src/optim/asgd.ts";
 export { SparseAdam, type SparseAdamOptions } from "./src/optim/sparse_adam.ts";
+export * as foreach from "./src/foreach.ts";
+export * as swaUtils from "./src/swa_utils/mod.ts";
+export {
+  AveragedModel,
+  type AveragedModelOptions,
+  type AveragedStateDict,
+  type AvgFn,
+  type BatchNorm,
+  type EmaOptions,
+  getEmaAvgFn,
+  getEmaMultiAvgFn,
+  getSwaAvgFn,
+  getSwaMultiAvgFn,
+  type IntegerArray,
+  type IntegerType,
+  type Module,
+  type MultiAvgFn,
+  type TensorData,
+  updateBn,
+} from "./src/swa_utils/mod.ts";

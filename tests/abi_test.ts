@@ -12,6 +12,7 @@ import { NativeBackend } from "../ffi/native.ts";
 import { ABI_VERSION, STATUS, SYMBOLS } from "../ffi/symbols.ts";
 import { DTYPES } from "../src/dtype.ts";
 import { ROWS } from "./support/classes.ts";
+import { LIST_RULES } from "./support/list_rules.ts";
 import { ROOT } from "./support/runtime.ts";
 
 const header = readFileSync(join(ROOT, "csrc", "flatstep.h"), "utf8");
@@ -49,7 +50,7 @@ test("the header and TypeScript number dtypes, reductions and errors alike", () 
 test("C and TypeScript have the same buffers, hyperparameters and flags for each rule, in the same order", () => {
   const native = bestBackend();
   assert(native instanceof NativeBackend, `the native library is not in use: ${backend().why}`);
-  for (const { rule } of ROWS) {
+  for (const { rule } of [...ROWS, ...LIST_RULES]) {
     const [name, ...lists] = native.describe(rule.name)!.split("|");
     assertEquals(name, rule.name);
     const [buffers, hypers, flags] = lists.map((list) => list.split(",").filter((item) => item !== ""));
@@ -59,12 +60,12 @@ test("C and TypeScript have the same buffers, hyperparameters and flags for each
   }
 });
 
-test("every rule of rules.def is in the table of classes, and has its own header", () => {
+test("every rule of rules.def is in the table of classes or in that of list rules, and has its own header", () => {
   const text = readFileSync(join(ROOT, "csrc", "rules.def"), "utf8").replace(/#ifdef FS_BENCH[\s\S]*?#endif/g, "");
   const rules = [...text.matchAll(/^RULE\((\w+)\)/gm)].map((m) => m[1]!).sort();
   const headers = [...text.matchAll(/^#include "rules\/(\w+)\.h"/gm)].map((m) => m[1]!).sort();
   assertEquals(headers, rules);
-  assertEquals([...new Set(ROWS.map((r) => r.rule.name))].sort(), rules);
+  assertEquals([...new Set([...ROWS, ...LIST_RULES].map((r) => r.rule.name))].sort(), rules);
 });
 
 test("the library's AVX-512 kernels use 512-bit registers, and nothing is contracted", () => {

@@ -3,77 +3,15 @@
 import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
 import { backend, type DType, getNumThreads, Parameter, setNumThreads, type TypedArray } from "../mod.ts";
-import type { Backend, Isa, Reduction } from "../ffi/backend.ts";
+import type { Reduction } from "../ffi/backend.ts";
 import { GRAIN, REDUCTIONS } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
+import { Arena, isas, numbersFor } from "./support/arena.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { ROWS } from "./support/classes.ts";
 import { hashNumbers, typed } from "./support/golden.ts";
-
-const WIDTH = 64; // elements that the widest vector loop takes at a time: four vectors of 16 float32
-const SIZES = [...Array.from({ length: 2 * WIDTH + 2 }, (_, n) => n), 20_011];
-const SPECIAL = [
-  NaN,
-  Infinity,
-  -Infinity,
-  0,
-  -0,
-  1e-40,
-  -1e-40,
-  1e-310,
-  3e38,
-  -3e38,
-  1e-20,
-  65504,
-  6e-8,
-  2 ** -24,
-  1e300,
-];
-
-/** The instruction sets of this machine, the one in use last. */
-function isas(native: Backend): Isa[] {
-  const best = native.isa;
-  const all: Isa[] = ["sse2", "avx2", "avx512"];
-  return all.includes(best) ? all.slice(0, all.indexOf(best) + 1) : [best];
-}
-
-/** Numbers of all magnitudes, a special one here and there. */
-function numbersFor(seed: number, n: number): Float64Array {
-  const values = hashNumbers(seed, n, 2), pick = hashNumbers(seed + 1, n, 1);
-  return values.map((v, i) => {
-    const r = pick[i]!;
-    return r > 0.9 ? SPECIAL[(i + seed) % SPECIAL.length]! : r < -0.7 ? v * 1e-6 : r > 0.7 ? v * 1e6 : v;
-  });
-}
-
-/** Views of all sizes at all offsets into one buffer, with guard elements between. */
-class Arena {
-  readonly memory: TypedArray;
-  readonly views: TypedArray[] = [];
-  readonly #guards: number[] = [];
-  readonly #before: TypedArray;
-
-  constructor(readonly dtype: DType, seed: number) {
-    const total = SIZES.reduce((sum, n) => sum + n + 9, 9);
-    this.memory = typed(numbersFor(seed, total), dtype);
-    let at = 0;
-    SIZES.forEach((n, k) => {
-      for (let g = 0; g < 1 + k % 8; g++) this.#guards.push(at++);
-      this.views.push(this.memory.subarray(at, at + n));
-      at += n;
-    });
-    for (; at < total; at++) this.#guards.push(at);
-    this.#before = this.memory.slice();
-  }
-
-  assertGuards(): void {
-    for (const at of this.#guards) {
-      assert(Object.is(this.memory[at], this.#before[at]), `the guard element ${at} was written`);
-    }
-  }
-}
 
 /** Three steps on parameters of all sizes; returns parameters and state. */
 function run(

@@ -17,7 +17,7 @@ const FLOORS: readonly (readonly RegExp[])[] = [
   [/^mod\.ts$/],
   [/^src\/plot/],
   [/^src\/lr_scheduler\//, /^src\/swa_utils\//],
-  [/^src\/optim\//, /^src\/foreach\.ts$/, /^src\/clip_grad\.ts$/],
+  [/^src\/optim\//, /^src\/foreach(_\w+)?\.ts$/, /^src\/clip_grad\.ts$/],
   [/^src\/parameter\.ts$/],
   [/^ffi\//, /^src\/sparse_tensor\.ts$/, /^src\/memory\.ts$/, /^src\/checkpoint\//],
   [/^src\/line_search\//, /^src\/dtype\.ts$/, /^src\/errors\.ts$/],

@@ -63,6 +63,8 @@ export interface OwnSchedule extends Schedule {
   settle?(groups: readonly Group[], t: number): void;
   /** Takes back what `settle` wrote at construction. */
   undo?(groups: readonly Group[]): void;
+  /** Another engine than {@linkcode LeafEngine}. */
+  engine?(owner: string, field: string, lastEpoch: number): LeafEngine;
   /** Whether base is used by the chainable form, so that one that is out of date matters. */
   readonly usesBase?: boolean;
 }
@@ -152,7 +154,9 @@ export function readNumbers(dict: Record<string, unknown>, key: string, groups: 
     throw new StateDictError(`${key} must be an array of numbers, got ${show(value)}`);
   }
   if (value.length !== groups) {
-    throw new StateDictError(`${key} has ${value.length} numbers in the state dict, the optimizer has ${groups} groups`);
+    throw new StateDictError(
+      `${key} has ${value.length} numbers in the state dict, the optimizer has ${groups} groups`,
+    );
   }
   return [...value] as number[];
 }

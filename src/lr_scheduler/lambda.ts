@@ -93,7 +93,6 @@ export class LambdaLR extends LRScheduler {
     const o = read(options, LAMBDALR_SCHEMA, "LambdaLR"), lambdas = lambdasOf(o.lrLambda, optimizer);
     super(optimizer, common(o), {
       ...lambdas.schedule,
-      usesBase: true,
       at: (base, t, group) => base * lambdas.call(group, t),
     });
   }

@@ -187,14 +187,20 @@ export function refuseEpoch(args: readonly unknown[], owner: string): void {
 }
 
 /** The options that `super()` takes. */
-export const common = ({ lastEpoch, field }: SchedulerOptions): SchedulerOptions => ({ lastEpoch, field } as SchedulerOptions);
+export const common = (
+  { lastEpoch, field }: SchedulerOptions,
+): SchedulerOptions => ({ lastEpoch, field } as SchedulerOptions);
 
 /** A scheduler's options, apart: those that `super()` takes, and the others with their checks, as a schedule's state. */
 export function readState<Options extends SchedulerOptions>(
   options: Options | undefined,
   schema: Schema<Options>,
   owner: string,
-): { common: SchedulerOptions; state: Required<Omit<Options, keyof SchedulerOptions>> & Record<string, unknown>; schema: Record<string, OptionSpec<unknown>> } {
+): {
+  common: SchedulerOptions;
+  state: Required<Omit<Options, keyof SchedulerOptions>> & Record<string, unknown>;
+  schema: Record<string, OptionSpec<unknown>>;
+} {
   const { lastEpoch, field, ...state } = read(options, schema, owner);
   const { lastEpoch: _l, field: _f, ...checks } = schema as Record<string, OptionSpec<unknown>>;
   return {

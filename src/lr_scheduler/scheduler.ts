@@ -6,7 +6,7 @@
 
 import { show, StateDictError } from "../errors.ts";
 import type { AnyOptimizer } from "../optim/optimizer.ts";
-import { Engine, type Group, initialKey, LeafEngine, type Schedule } from "./engine.ts";
+import { Engine, type Group, initialKey, LeafEngine, type OwnSchedule, type Schedule } from "./engine.ts";
 import { checkOptimizer, COMMON, read, refuseEpoch, type SchedulerOptions } from "./options.ts";
 
 /**
@@ -120,7 +120,8 @@ export abstract class LRScheduler {
       this.#engine = new GetLrEngine(this, schedule ?? NONE, owner, field, lastEpoch);
     } else {
       if (!schedule) throw new TypeError(`${owner} must give a schedule or override getLr()`);
-      this.#engine = new LeafEngine(schedule, owner, field, lastEpoch);
+      this.#engine = (schedule as OwnSchedule).engine?.(owner, field, lastEpoch) ??
+        new LeafEngine(schedule, owner, field, lastEpoch);
     }
     const engine = this.#engine, values = this.#read(groups);
     engine.adopt(groups);
@@ -205,7 +206,9 @@ export abstract class LRScheduler {
     const engine = this.#engine;
     if (!(engine instanceof LeafEngine)) return this.#current();
     if (!(engine instanceof GetLrEngine && engine.inside)) {
-      console.warn("getLr() is for subclasses: to look at the present values use getLastLr(), for those to come values(n)");
+      console.warn(
+        "getLr() is for subclasses: to look at the present values use getLastLr(), for those to come values(n)",
+      );
     }
     return engine.again(this.#current());
   }
@@ -308,7 +311,9 @@ function warnOfStale(groups: readonly Group[], field: string, key: string, owner
     const initial = group[key], now = group[field];
     if (initial === undefined || initial === now || constructed.get(group)?.[field] === now) return;
     console.warn(
-      `${owner} starts from ${key} of paramGroups[${g}], which is ${show(initial)}, while its ${field} is ${show(now)}: ` +
+      `${owner} starts from ${key} of paramGroups[${g}], which is ${show(initial)}, while its ${field} is ${
+        show(now)
+      }: ` +
         `delete ${key} first if it is to start from ${show(now)}`,
     );
   });
@@ -339,7 +344,9 @@ class GetLrEngine extends LeafEngine {
       groups.forEach((group, i) => group[field] = values[i]);
       const given = this.scheduler.getLr();
       if (!Array.isArray(given) || given.length !== groups.length) {
-        throw new TypeError(`getLr() must return a number for each of ${groups.length} param groups, got ${show(given)}`);
+        throw new TypeError(
+          `getLr() must return a number for each of ${groups.length} param groups, got ${show(given)}`,
+        );
       }
       given.forEach((value, i) => out[i] = value);
     } finally {

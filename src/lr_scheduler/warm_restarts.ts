@@ -8,7 +8,7 @@ import { show, StateDictError } from "../errors.ts";
 import { cos } from "../optim/math.ts";
 import type { AnyOptimizer } from "../optim/optimizer.ts";
 import type { Schema } from "../optim/options.ts";
-import { LeafEngine } from "./engine.ts";
+import { LeafEngine, type OwnSchedule } from "./engine.ts";
 import { checkOptimizer, COMMON, finite, integer, readState, type SchedulerOptions } from "./options.ts";
 import { LRScheduler, stepBy } from "./scheduler.ts";
 
@@ -60,7 +60,9 @@ class WarmRestartsEngine extends LeafEngine {
       const whole = cycleOf(Math.max(0, lastEpoch), t0, tMult)[0];
       fraction = typeof tCur === "number" ? tCur - whole : NaN;
       if (lastEpoch >= 0 && !(fraction >= 0 && fraction < 1)) {
-        throw new StateDictError(`tCur must be >= ${whole} and < ${whole + 1} at lastEpoch ${lastEpoch}, got ${show(tCur)}`);
+        throw new StateDictError(
+          `tCur must be >= ${whole} and < ${whole + 1} at lastEpoch ${lastEpoch}, got ${show(tCur)}`,
+        );
       }
     }
     return () => {
@@ -110,16 +112,16 @@ export class CosineAnnealingWarmRestarts extends LRScheduler {
   constructor(optimizer: AnyOptimizer, options: CosineAnnealingWarmRestartsOptions) {
     checkOptimizer(optimizer);
     const o = readState(options, SCHEMA, "CosineAnnealingWarmRestarts");
-    const schedule = {
-      ...o,
-      at(base: number, t: number) {
+    const schedule: OwnSchedule = {
+      state: o.state,
+      schema: o.schema,
+      at(base, t) {
         const { t0, tMult, etaMin } = o.state, [current, length] = cycleOf(t, t0, tMult);
         return etaMin + (base - etaMin) * (1 + cos(Math.PI * current / length)) / 2;
       },
+      engine: (owner, field, lastEpoch) => new WarmRestartsEngine(schedule, owner, field, lastEpoch),
     };
-    super(optimizer, o.common, schedule, (owner, field, lastEpoch) => {
-      return new WarmRestartsEngine(schedule, owner, field, lastEpoch);
-    });
+    super(optimizer, o.common, schedule);
   }
 
   /**

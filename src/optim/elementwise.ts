@@ -89,7 +89,12 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   protected override update(): void {
     this.checkAllOptions();
     const plans = this.#prepare();
-    this.#run(plans);
+    try {
+      this.#run(plans);
+    } catch (error) {
+      this.#rollback();
+      throw error;
+    }
     for (const plan of plans) plan.commit();
   }
 
@@ -97,6 +102,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   #prepare(): GroupPlan<ParamGroup<Options>>[] {
     try {
       if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare())) {
+        this.#rollback();
         this.#plan();
         for (const plan of this.#plans!) plan.prepare();
       }
@@ -107,9 +113,15 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
       }
       return plans;
     } catch (error) {
+      this.#rollback();
       this.#plans = null;
       throw error;
     }
+  }
+
+  /** Puts numbers back that `prepare()` has raised. */
+  #rollback(): void {
+    for (const plan of this.#plans ?? []) plan.rollback();
   }
 
   /**

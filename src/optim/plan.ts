@@ -16,6 +16,7 @@ import type { Parameter } from "../parameter.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import { refuseDense, refuseSparse, SparseRows, type SparseSupport } from "./sparse_plan.ts";
+import { SteadyState } from "./steady.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
 
 /** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
@@ -106,6 +107,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   readonly #nexts: Readonly<Record<string, number>>[] = [];
   #rows = 0;
   #hypers: Float64Array;
+  #steady: SteadyState | null = null;
 
   constructor(
     readonly group: Group,
@@ -160,6 +162,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     const { group, update } = this, slots = this.#slots, params = group.params, keys = this.#tensors;
     if (params !== this.#params || params.length !== slots.length || update.tensors(group) !== keys) return false;
     const flags = update.flags(group);
+    if (this.#steady !== null && flags === this.#flags && this.#prepareSteady(this.#steady)) return true;
+    this.#steady = null;
     if (flags !== this.#flags) this.#setFlags(flags);
     this.#rows = this.#sparse.length = 0;
     this.jobs.length = this.#dense;
@@ -200,6 +204,30 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     }
     for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
     return true;
+  }
+
+  /** The common case: nothing but gradients and numbers has changed. False: look at everything. */
+  #prepareSteady(steady: SteadyState): boolean {
+    const scalars = steady.first ?? NO_STATE;
+    this.#rows = 0;
+    const row = this.#hyperRow(this.#slots[0]!, scalars);
+    if (!steady.raise(this.#params, this.#nexts[row]!)) return false;
+    for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
+    return true;
+  }
+
+  /** After a step in which all parameters used one row of hyperparameters: the next one may be quick. */
+  #settle(): void {
+    if (this.#sparse.length > 0 || this.#rows !== 1) return;
+    for (const slot of this.#slots) if (slot.grad !== null && slot.param.grad !== slot.grad) return; // it was made dense
+    this.#steady = new SteadyState(this.#slots, this.#tensors, this.#scalars, (index, grad) => {
+      this.#bindGrad(this.#slots[index]!, grad);
+    });
+  }
+
+  /** Undoes what `prepare()` has done to numbers that can be seen. */
+  rollback(): void {
+    this.#steady?.lower();
   }
 
   /** Whether the state's tensors are the bound ones; throws where one has lost its elements. */
@@ -279,6 +307,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
 
   /** Writes what a successful step has changed: new state, and the state's numbers. */
   commit(): void {
+    if (this.#steady !== null) return this.#steady.keep();
     for (const slot of this.#slots) {
       if (slot.grad !== null && slot.state !== null) this.#commitSlot(slot, slot.state);
     }
@@ -288,6 +317,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       if (rows!.next !== null) this.#adoptRows(slot, rows!, rows!.next, state);
       this.#commitSlot(slot, state);
     }
+    this.#settle();
   }
 
   #commitSlot(slot: Slot, state: ParameterState): void {

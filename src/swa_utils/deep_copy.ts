@@ -33,7 +33,7 @@ class Copier {
   readonly #copies = new Map<object, object>();
 
   copy<T>(value: T): T {
-    if (!isObject(value) || value === globalThis) return value; // functions, classes among them, are shared
+    if (!isObject(value) || Object.is(value, globalThis)) return value; // functions, classes among them, are shared
     const known = this.#copies.get(value);
     return (known ?? this.#copyObject(value)) as T;
   }
@@ -53,12 +53,11 @@ class Copier {
     } else if (value instanceof Set && copy instanceof Set) {
       for (const item of value as Set<unknown>) copy.add(this.copy(item));
     }
+    if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return copy; // their keys would be all their elements
     this.#copyProperties(value, copy);
-    if (!ArrayBuffer.isView(value) && !(value instanceof ArrayBuffer)) {
-      if (Object.isFrozen(value)) Object.freeze(copy);
-      else if (Object.isSealed(value)) Object.seal(copy);
-      else if (!Object.isExtensible(value)) Object.preventExtensions(copy);
-    }
+    if (Object.isFrozen(value)) Object.freeze(copy);
+    else if (Object.isSealed(value)) Object.seal(copy);
+    else if (!Object.isExtensible(value)) Object.preventExtensions(copy);
     return copy;
   }
 
@@ -95,9 +94,8 @@ class Copier {
   }
 
   #copyProperties(from: object, to: object): void {
-    const indexed = ArrayBuffer.isView(from) && !(from instanceof DataView) || from instanceof String;
     for (const key of Reflect.ownKeys(from)) {
-      if (indexed && typeof key === "string" && /^(\d+|length)$/.test(key)) continue;
+      if (from instanceof String && Object.hasOwn(to, key)) continue;
       const property = Object.getOwnPropertyDescriptor(from, key)!;
       if (from instanceof Parameter && (key === "data" || key === "grad" || key === "shape")) continue;
       if ("value" in property) {
@@ -135,6 +133,8 @@ export function deepCopy<T>(value: T): T {
     return new Copier().copy(value);
   } catch (error) {
     if (error instanceof TypeError) throw error;
-    throw new TypeError(`it cannot be copied: ${error instanceof Error ? error.message : show(error)}`, { cause: error });
+    throw new TypeError(`it cannot be copied: ${error instanceof Error ? error.message : show(error)}`, {
+      cause: error,
+    });
   }
 }

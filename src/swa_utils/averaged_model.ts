@@ -1,0 +1,407 @@
+/**
+ * A model whose weights are the average of another's.
+ *
+ * @module
+ */
+
+import { allocate, readInto, type TypedArray, writeFrom } from "../dtype.ts";
+import { kind, show } from "../errors.ts";
+import type { Parameter } from "../parameter.ts";
+import { type AvgFn, getSwaMultiAvgFn, type MultiAvgFn } from "./averages.ts";
+import { type AveragedStateDict, makeStateDict, readStateDict } from "./averaged_state.ts";
+import { deepCopy } from "./deep_copy.ts";
+import { type BatchNorm, batchNormsOf, type IntegerArray, isObject, type Module, modulesOf } from "./module.ts";
+import {
+  type AnyArray,
+  arrayOf,
+  checkFit,
+  checkSeparate,
+  copyBits,
+  type Entry,
+  hasArrays,
+  hasTensors,
+  readTensors,
+} from "./tensors.ts";
+
+/** Options of {@linkcode AveragedModel}. */
+export interface AveragedModelOptions {
+  /** The new value of an element, from its value and the model's; by default the equal average. Not with `multiAvgFn`. */
+  avgFn?: AvgFn | null;
+  /** Changes all averaged tensors of a dtype in place; by default the equal average. Not with `avgFn`. */
+  multiAvgFn?: MultiAvgFn | null;
+  /** Whether buffers are averaged like parameters; default false: they are copied. Integers are copied always. */
+  useBuffers?: boolean;
+}
+
+const OPTIONS = ["avgFn", "multiAvgFn", "useBuffers"];
+
+/** Averaged tensors of one dtype, and what is averaged. */
+interface Group {
+  readonly averaged: Parameter[];
+  readonly current: Parameter[];
+}
+
+/** What belongs together in the averaged model and in another. */
+interface Pairing {
+  readonly model: Module;
+  readonly own: readonly Entry[];
+  readonly other: readonly Entry[];
+  readonly ownArrays: readonly AnyArray[];
+  readonly otherArrays: readonly AnyArray[];
+  readonly groups: readonly Group[];
+  readonly ownNorms: readonly BatchNorm[];
+  readonly otherNorms: readonly BatchNorm[];
+}
+
+/** Models that have averaged weights in them for the time being. */
+const swapped = new WeakSet<object>();
+
+const AVERAGE = getSwaMultiAvgFn();
+const BLOCK = 4096;
+
+function readOptions(options: unknown): Required<AveragedModelOptions> {
+  if (!isObject(options)) throw new TypeError(`options must be an object, got ${show(options)}`);
+  for (const key of Object.keys(options)) {
+    if (!OPTIONS.includes(key)) {
+      throw new TypeError(`AveragedModel has no option ${show(key)}; it has ${OPTIONS.join(", ")}`);
+    }
+  }
+  const { avgFn = null, multiAvgFn = null, useBuffers = false } = options as AveragedModelOptions;
+  for (const [name, fn] of [["avgFn", avgFn], ["multiAvgFn", multiAvgFn]] as const) {
+    if (fn !== null && typeof fn !== "function") throw new TypeError(`${name} must be a function, got ${show(fn)}`);
+  }
+  if (avgFn !== null && multiAvgFn !== null) throw new TypeError("avgFn and multiAvgFn must not both be given");
+  if (typeof useBuffers !== "boolean") throw new TypeError(`useBuffers must be a boolean, got ${show(useBuffers)}`);
+  return { avgFn, multiAvgFn, useBuffers };
+}
+
+/** An independent copy of a model, or a TypeError that asks for `clone()`. */
+function copyModel<M extends Module>(model: M): M {
+  const entries = readTensors(model, "the model"), cloned = typeof model.clone === "function";
+  try {
+    const copy = cloned ? model.clone!() : deepCopy(model), copied = readTensors(copy, "the copy");
+    checkFit(entries, copied, "the copy");
+    checkSeparate(entries, copied, "the copy");
+    const norms = new Set(batchNormsOf(model)), copies = batchNormsOf(copy);
+    if (copies.length !== norms.size || copies.some((norm) => norms.has(norm))) {
+      throw new TypeError("modules() of the copy does not give batch norms of its own");
+    }
+    if (cloned) copied.forEach((entry, i) => copyBits(arrayOf(entry), arrayOf(entries[i]!)));
+    return copy;
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : show(error);
+    throw new TypeError(
+      cloned
+        ? `the model's clone() must return an independent copy, but ${problem}`
+        : `the model cannot be deep-copied: ${problem}. Give it a method clone() that returns an independent copy`,
+      { cause: error },
+    );
+  }
+}
+
+/**
+ * The average of a model's weights over time: equal (stochastic weight averaging, SWA), exponential (EMA), or any other.
+ *
+ * ```text
+ * first update:  averaged = model
+ * later:         averaged += (model - averaged) / (nAveraged + 1)          or avgFn, or multiAvgFn
+ * buffers:       copied                                                     with useBuffers: averaged, integers copied
+ * ```
+ *
+ * It has its own copy of the model, `module`: `model.clone()` where there is one, else a deep copy that keeps prototypes and
+ * shared references. It is a Module itself, whose names have the prefix `module.`. Averages have the parameter's dtype;
+ * bfloat16 and float16 are computed in float32 and rounded once. The default and {@linkcode getEmaMultiAvgFn} are one native
+ * call for all tensors of a dtype, with the same bits in TypeScript.
+ *
+ * Buffers are what `namedBuffers()` names; `numBatchesTracked` of batch norms is copied too.
+ *
+ * Papers: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv:1803.05407);
+ * Polyak & Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging". torch source:
+ * `torch/optim/swa_utils.py`. Differences: integer buffers are copied, not averaged; a model with other names, shapes or dtypes
+ * is an error (torch stops at the shorter list and broadcasts); `swap`; a failed call changes nothing, unless a `multiAvgFn` of
+ * one's own fails half-way.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ * import { AveragedModel, getEmaMultiAvgFn, Parameter, SGD } from "@flatstep/optim";
+ *
+ * class Line {
+ *   slope = new Parameter([0]);
+ *   *namedParameters(): Iterable<[string, Parameter]> { yield ["slope", this.slope]; }
+ *   forward(x: number) { return this.slope.data[0]! * x; }
+ * }
+ * const model = new Line();
+ * const optimizer = new SGD(model.namedParameters(), { lr: 0.1 });
+ * const averaged = new AveragedModel(model, { multiAvgFn: getEmaMultiAvgFn(0.9) });
+ * for (let i = 0; i < 100; i++) {
+ *   model.slope.grad = Float32Array.of(2 * (model.forward(1) - 3));
+ *   optimizer.step();
+ *   averaged.updateParameters(model);
+ * }
+ * assert(Math.abs(averaged.forward(1) - 3) < 0.01);
+ * ```
+ */
+export class AveragedModel<M extends Module = Module> implements Module {
+  /** The averaged copy of the model. */
+  readonly module: M;
+  /** How many updates there were. */
+  nAveraged = 0;
+  /** Whether it is in training mode; see {@linkcode AveragedModel.train}. */
+  training: boolean;
+  readonly #options: Required<AveragedModelOptions>;
+  #pairing: Pairing | null = null;
+
+  /**
+   * Copies a model.
+   *
+   * @param model the model to average; it stays as it is
+   * @param options see {@linkcode AveragedModelOptions}
+   * @throws {TypeError} for no Module, an unknown option, both functions at once, or a model that must have `clone()` to be copied
+   */
+  constructor(model: M, options: AveragedModelOptions = {}) {
+    this.#options = readOptions(options);
+    this.module = copyModel(model);
+    this.training = model.training ?? true;
+  }
+
+  /** What {@linkcode Module.forward} of the averaged copy gives. */
+  forward(...inputs: Parameters<M["forward"]>): ReturnType<M["forward"]> {
+    return this.module.forward(...inputs) as ReturnType<M["forward"]>;
+  }
+
+  /**
+   * Takes a model's weights into the average.
+   *
+   * @param model the model that is trained: any with the same names, shapes and dtypes
+   * @throws {TypeError} for a model that does not fit, or one inside of {@linkcode AveragedModel.swap}
+   * @throws {RangeError} for shapes that differ, or tensors that share memory with the average
+   * @example
+   * ```ts
+   * import { assert } from "@std/assert";
+   * import { AveragedModel, Parameter } from "@flatstep/optim";
+   *
+   * const model = { w: new Parameter([2]), *namedParameters() { yield ["w", this.w] as [string, Parameter]; }, forward() {} };
+   * const averaged = new AveragedModel(model);
+   * averaged.updateParameters(model);
+   * model.w.data[0] = 4;
+   * averaged.updateParameters(model);
+   * assert(averaged.module.w.data[0] === 3 && averaged.nAveraged === 2);
+   * ```
+   */
+  updateParameters(model: Module): void {
+    const n = this.nAveraged, { useBuffers, avgFn, multiAvgFn } = this.#options;
+    if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`nAveraged must be an integer >= 0, got ${show(n)}`);
+    const { own, other, ownArrays, otherArrays, groups, ownNorms, otherNorms } = this.#pair(model);
+    if (n > 0) {
+      if (avgFn !== null) averageElements(groups, avgFn, n);
+      else for (const group of groups) averageGroup(group, multiAvgFn ?? AVERAGE, n);
+    }
+    for (let i = 0; i < other.length; i++) {
+      const { isBuffer, param } = own[i]!;
+      if (n === 0 || param === null || (isBuffer && !useBuffers)) copyBits(ownArrays[i]!, otherArrays[i]!);
+    }
+    copyCounts(ownNorms, otherNorms);
+    this.nAveraged = n + 1;
+  }
+
+  /**
+   * Runs a function while a model has the averaged weights, for example to evaluate it, and gives it its own back, also when
+   * the function throws.
+   *
+   * Parameters and buffers of the model change and are restored, bit for bit, in the arrays that they had; whatever the function
+   * does to them is undone. Its own weights are set aside meanwhile, which takes as much memory again. The average does not
+   * change. The model may not be swapped twice at a time, nor averaged meanwhile.
+   *
+   * @param model the model that is trained
+   * @param fn what is run; may be asynchronous
+   * @returns what the function returns
+   * @throws {TypeError} for a model that does not fit; and whatever the function throws
+   * @example
+   * ```ts
+   * import { assert } from "@std/assert";
+   * import { AveragedModel, Parameter } from "@flatstep/optim";
+   *
+   * const model = { w: new Parameter([2]), *namedParameters() { yield ["w", this.w] as [string, Parameter]; }, forward() {} };
+   * const averaged = new AveragedModel(model);
+   * model.w.data[0] = 5;
+   * const seen = await averaged.swap(model, () => model.w.data[0]);
+   * assert(seen === 2 && model.w.data[0] === 5);
+   * ```
+   */
+  async swap<T>(model: Module, fn: () => T): Promise<Awaited<T>> {
+    if (typeof fn !== "function") throw new TypeError(`fn must be a function, got ${show(fn)}`);
+    const { own, other, ownNorms, otherNorms } = this.#pair(model);
+    const arrays = other.map(arrayOf), saved = arrays.map((array) => array.slice());
+    const counts = otherNorms.map((norm) => norm.numBatchesTracked);
+    const giveBack = () => {
+      swapped.delete(model);
+      other.forEach((entry, i) => {
+        if (entry.param !== null && entry.param.data !== arrays[i]) entry.param.data = arrays[i] as TypedArray;
+        copyBits(arrays[i]!, saved[i]!);
+      });
+      if (!hasTensors(model, other)) restoreReplaced(model, other, saved);
+      otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
+    };
+    swapped.add(model);
+    let result: Awaited<T>;
+    try {
+      other.forEach((_, i) => copyBits(arrays[i]!, arrayOf(own[i]!)));
+      copyCounts(otherNorms, ownNorms);
+      result = await fn();
+    } catch (error) {
+      try {
+        giveBack();
+      } catch { /* the first error tells more */ }
+      throw error;
+    }
+    giveBack();
+    return result;
+  }
+
+  /** What belongs together, checked: read again where anything has been replaced. */
+  #pair(model: Module): Pairing {
+    if (isObject(model) && swapped.has(model)) {
+      throw new TypeError("the model has averaged weights in it: await swap() first");
+    }
+    const known = this.#pairing;
+    if (
+      known !== null && known.model === model && hasTensors(this.module, known.own) && hasTensors(model, known.other) &&
+      hasArrays(known.own, known.ownArrays) && hasArrays(known.other, known.otherArrays)
+    ) return known;
+    this.#pairing = null;
+    const own = readTensors(this.module, "the averaged model"), other = readTensors(model, "the model");
+    checkFit(own, other, "the model");
+    checkSeparate(own, other, "the model");
+    const ownNorms = batchNormsOf(this.module), otherNorms = batchNormsOf(model);
+    if (ownNorms.length !== otherNorms.length) {
+      throw new TypeError(
+        `the model must have as many batch norms as the averaged model, ${ownNorms.length}, got ${otherNorms.length}`,
+      );
+    }
+    return this.#pairing = {
+      model,
+      own,
+      other,
+      ownArrays: own.map(arrayOf),
+      otherArrays: other.map(arrayOf),
+      groups: groupByType(own, other, this.#options.useBuffers),
+      ownNorms,
+      otherNorms,
+    };
+  }
+
+  /**
+   * A snapshot: `nAveraged`, and each parameter and buffer by its name with the prefix `module.`. The averaging function is no
+   * part of it, as in torch.
+   *
+   * @returns plain data that survives `structuredClone`
+   */
+  stateDict(): AveragedStateDict {
+    return makeStateDict(this.nAveraged, readTensors(this.module, "the averaged model"));
+  }
+
+  /**
+   * Takes over what `stateDict()` gave: all names must be there, and no others, with their shapes and dtypes.
+   *
+   * @param stateDict the state dict, which is copied
+   * @throws {StateDictError} if it does not fit; nothing has been changed then
+   */
+  loadStateDict(stateDict: AveragedStateDict): void {
+    const entries = readTensors(this.module, "the averaged model"), read = readStateDict(stateDict, entries);
+    entries.forEach((entry, i) => copyBits(arrayOf(entry), read.arrays[i]!));
+    this.nAveraged = read.nAveraged;
+  }
+
+  /** The averaged parameters, named `module.…`. */
+  *namedParameters(): Generator<[string, Parameter]> {
+    for (const [name, p] of this.module.namedParameters()) yield [`module.${name}`, p];
+  }
+
+  /** The buffers of the averaged copy, named `module.…`. */
+  *namedBuffers(): Generator<[string, Parameter | TypedArray | IntegerArray]> {
+    for (const [name, buffer] of this.module.namedBuffers?.() ?? []) yield [`module.${name}`, buffer];
+  }
+
+  /** Itself, the averaged copy, and all modules below it. */
+  *modules(): Generator<unknown> {
+    yield this;
+    yield* modulesOf(this.module);
+  }
+
+  /** Puts itself and the averaged copy into training mode, or out of it. */
+  train(mode: boolean = true): this {
+    this.training = mode;
+    if (typeof this.module.train === "function") this.module.train(mode);
+    else if (typeof this.module.training === "boolean") this.module.training = mode;
+    return this;
+  }
+
+  /** Puts itself and the averaged copy out of training mode. */
+  eval(): this {
+    return this.train(false);
+  }
+}
+
+/** The tensors that are averaged, by dtype, each once. */
+function groupByType(own: readonly Entry[], other: readonly Entry[], useBuffers: boolean): Group[] {
+  const groups = new Map<string, Group>();
+  own.forEach(({ param, isBuffer, first, dtype }, i) => {
+    if (param === null || first !== i || (isBuffer && !useBuffers)) return;
+    let group = groups.get(dtype);
+    if (group === undefined) groups.set(dtype, group = { averaged: [], current: [] });
+    group.averaged.push(param);
+    group.current.push(other[i]!.param!);
+  });
+  for (const { averaged, current } of groups.values()) {
+    Object.freeze(averaged);
+    Object.freeze(current);
+  }
+  return [...groups.values()];
+}
+
+function averageGroup({ averaged, current }: Group, multiAvgFn: MultiAvgFn, n: number): void {
+  const result = multiAvgFn(averaged, current, n) as unknown;
+  if (isObject(result) && typeof result["then"] === "function") {
+    throw new TypeError("multiAvgFn must work in place and return nothing, got a Promise");
+  }
+}
+
+/** Element by element; all results are there before the first is written. */
+function averageElements(groups: readonly Group[], avgFn: AvgFn, n: number): void {
+  const results = groups.map(({ averaged, current }) =>
+    averaged.map((p, i) => averageTensor(p, current[i]!, avgFn, n))
+  );
+  groups.forEach(({ averaged }, g) => averaged.forEach((p, i) => copyBits(p.data, results[g]![i]!)));
+}
+
+function averageTensor(p: Parameter, q: Parameter, avgFn: AvgFn, n: number): TypedArray {
+  const { dtype, size } = p, out = allocate(dtype, size, p.data);
+  const block = dtype === "float64" ? Float64Array : Float32Array; // 16 bits are rounded from float32
+  const a = new block(Math.min(size, BLOCK)), b = new block(a.length);
+  for (let from = 0; from < size; from += BLOCK) {
+    const length = Math.min(BLOCK, size - from);
+    readInto(a, p.data, dtype, from, length);
+    readInto(b, q.data, dtype, from, length);
+    for (let i = 0; i < length; i++) {
+      const value = avgFn(a[i]!, b[i]!, n) as unknown;
+      if (typeof value !== "number") {
+        throw new TypeError(`avgFn must return a number, got ${isObject(value) ? kind(value) : show(value)}`);
+      }
+      a[i] = value;
+    }
+    writeFrom(out, dtype, from, a, length);
+  }
+  return out;
+}
+
+function copyCounts(to: readonly BatchNorm[], from: readonly BatchNorm[]): void {
+  for (let i = 0; i < to.length; i++) to[i]!.numBatchesTracked = from[i]!.numBatchesTracked;
+}
+
+/** Puts saved values into arrays that have taken the place of those that they were saved from. */
+function restoreReplaced(model: Module, before: readonly Entry[], saved: readonly AnyArray[]): void {
+  const now = readTensors(model, "the model");
+  checkFit(before, now, "the model after swap()");
+  now.forEach((entry, i) => copyBits(arrayOf(entry), saved[i]!));
+}

@@ -1,0 +1,194 @@
+/**
+ * The tensors of a model: what its names stand for, and whether two models have the same.
+ *
+ * @module
+ */
+
+import { type DType, isTypedArray, type TypedArray } from "../dtype.ts";
+import { kind, show } from "../errors.ts";
+import { checkArray } from "../foreach_plan.ts";
+import { WrittenMemory } from "../memory.ts";
+import { Parameter } from "../parameter.ts";
+import { type IntegerArray, isObject, type Module } from "./module.ts";
+
+/** The element types of integer buffers. */
+export type IntegerType = "int8" | "uint8" | "int16" | "uint16" | "int32" | "uint32" | "int64" | "uint64";
+
+/** A parameter or buffer of a model. */
+export interface Entry {
+  readonly name: string;
+  readonly isBuffer: boolean;
+  /** What the model gave. */
+  readonly raw: Parameter | TypedArray | IntegerArray;
+  /** As a Parameter; null for integers. */
+  readonly param: Parameter | null;
+  readonly dtype: DType | IntegerType;
+  readonly shape: readonly number[];
+  readonly size: number;
+  /** The index of the first entry that is the same tensor: its own, unless it is tied. */
+  readonly first: number;
+}
+
+/** An array of any of these. */
+export type AnyArray = TypedArray | IntegerArray;
+
+/** The array of an entry, as it is now. */
+export function arrayOf(entry: Entry): AnyArray {
+  return entry.param === null ? entry.raw as IntegerArray : entry.param.data;
+}
+
+const INTEGERS: Readonly<Record<string, IntegerType>> = {
+  Int8Array: "int8",
+  Uint8Array: "uint8",
+  Uint8ClampedArray: "uint8",
+  Int16Array: "int16",
+  Uint16Array: "uint16",
+  Int32Array: "int32",
+  Uint32Array: "uint32",
+  BigInt64Array: "int64",
+  BigUint64Array: "uint64",
+};
+
+/** The integer type of an array, or undefined for anything else. */
+function integerType(value: unknown): IntegerType | undefined {
+  return ArrayBuffer.isView(value) ? INTEGERS[(value as IntegerArray)[Symbol.toStringTag]] : undefined;
+}
+
+/** A tensor as a Parameter; null for integers, undefined for what is no tensor. */
+function parameterOf(raw: unknown): Parameter | null | undefined {
+  if (raw instanceof Parameter) return raw;
+  if (!isTypedArray(raw)) return integerType(raw) === undefined ? undefined : null;
+  try {
+    const known = Parameter.of(raw);
+    return known.data === raw ? known : new Parameter(raw, { dtype: known.dtype });
+  } catch {
+    return null; // a Uint16Array that nobody has given a dtype
+  }
+}
+
+/**
+ * Reads a model's parameters and buffers.
+ *
+ * @param model the model
+ * @param whose what it is called in messages
+ * @throws {TypeError} for what is no tensor, or a name that is none
+ * @throws {RangeError} for a name that appears twice, or an array that does not fit its shape
+ */
+export function readTensors(model: Module, whose: string): Entry[] {
+  if (!isObject(model) || typeof model.namedParameters !== "function") {
+    throw new TypeError(
+      `${whose} must be a Module with namedParameters(), got ${isObject(model) ? kind(model) : show(model)}`,
+    );
+  }
+  const entries: Entry[] = [], names = new Set<string>(), firsts = new Map<unknown, number>();
+  const add = (pair: unknown, call: string, isBuffer: boolean) => {
+    if (!Array.isArray(pair) || pair.length !== 2 || typeof pair[0] !== "string") {
+      throw new TypeError(`${call} of ${whose} must give [name, tensor] pairs, got ${show(pair)}`);
+    }
+    const [name, raw] = pair as [string, unknown], param = parameterOf(raw), label = `${show(name)} of ${whose}`;
+    if (param === undefined || (param === null && !isBuffer)) {
+      throw new TypeError(
+        `${label} must be a Parameter or a typed array, got ${isObject(raw) ? kind(raw) : show(raw)}`,
+      );
+    }
+    if (names.has(name)) throw new RangeError(`${whose} must not have a name twice, got ${label} again`);
+    names.add(name);
+    const array = param === null ? raw as IntegerArray : param.data;
+    if (param !== null) checkArray(array, param, label);
+    const first = firsts.get(raw) ?? entries.length;
+    firsts.set(raw, first);
+    const shape = raw instanceof Parameter ? raw.shape : [array.length];
+    const dtype = param === null ? integerType(raw)! : param.dtype;
+    entries.push({ name, isBuffer, raw: raw as Entry["raw"], param, dtype, shape, size: array.length, first });
+  };
+  for (const pair of model.namedParameters()) add(pair, "namedParameters()", false);
+  for (const pair of model.namedBuffers?.() ?? []) add(pair, "namedBuffers()", true);
+  return entries;
+}
+
+/** Whether a model still has the very tensors that were read, under the same names. */
+export function hasTensors(model: Module, entries: readonly Entry[]): boolean {
+  let i = 0;
+  for (const pair of model.namedParameters()) {
+    const entry = entries[i++];
+    if (entry === undefined || entry.isBuffer || pair[0] !== entry.name || pair[1] !== entry.raw) return false;
+  }
+  for (const pair of model.namedBuffers?.() ?? []) {
+    const entry = entries[i++];
+    if (entry === undefined || !entry.isBuffer || pair[0] !== entry.name || pair[1] !== entry.raw) return false;
+  }
+  return i === entries.length;
+}
+
+/** Whether every tensor still has the array that it had, with all its elements. */
+export function hasArrays(entries: readonly Entry[], arrays: readonly AnyArray[]): boolean {
+  for (let i = 0; i < entries.length; i++) {
+    const array = arrayOf(entries[i]!);
+    if (array !== arrays[i] || array.length !== entries[i]!.size) return false;
+  }
+  return true;
+}
+
+const what = ({ isBuffer }: Entry) => isBuffer ? "buffer" : "parameter";
+
+/**
+ * Throws unless two models have the same tensors: names, order, shapes, dtypes, and which of them are tied.
+ *
+ * @param own the tensors that are expected
+ * @param other the tensors that are compared
+ * @param whose what the other model is called in messages
+ */
+export function checkFit(own: readonly Entry[], other: readonly Entry[], whose: string): void {
+  for (let i = 0; i < Math.max(own.length, other.length); i++) {
+    const a = own[i], b = other[i];
+    if (a === undefined) {
+      throw new TypeError(`${whose} has the ${what(b!)} ${show(b!.name)}, the averaged model has not`);
+    }
+    if (b === undefined) throw new TypeError(`${whose} lacks the ${what(a)} ${show(a.name)} of the averaged model`);
+    if (a.name !== b.name || a.isBuffer !== b.isBuffer) {
+      throw new TypeError(
+        `${whose} has the ${what(b)} ${show(b.name)} where the averaged model has the ${what(a)} ${show(a.name)}`,
+      );
+    }
+    if (a.dtype !== b.dtype) {
+      throw new TypeError(`${show(a.name)} of ${whose} must be ${a.dtype} as in the averaged model, got ${b.dtype}`);
+    }
+    if (a.shape.length !== b.shape.length || a.shape.some((n, k) => n !== b.shape[k])) {
+      throw new RangeError(
+        `${show(a.name)} of ${whose} must have the shape ${show(a.shape)} of the averaged model, got ${show(b.shape)}`,
+      );
+    }
+    if (a.first !== b.first) {
+      throw new TypeError(
+        `${show(a.name)} of ${whose} must be tied to the same parameters as in the averaged model, and is not`,
+      );
+    }
+  }
+}
+
+/** Throws where two tensors of two models, or of one, share memory. */
+export function checkSeparate(own: readonly Entry[], other: readonly Entry[], whose: string): void {
+  const one = memoryOf(own, "the averaged model");
+  memoryOf(other, whose);
+  for (const entry of other) one.checkRead(arrayOf(entry) as TypedArray, () => `${show(entry.name)} of ${whose}`);
+}
+
+function memoryOf(entries: readonly Entry[], whose: string): WrittenMemory {
+  const memory = new WrittenMemory();
+  entries.forEach((entry, i) => {
+    if (entry.first === i) memory.add(arrayOf(entry) as TypedArray, `${show(entry.name)} of ${whose}`);
+  });
+  memory.check();
+  return memory;
+}
+
+/** Copies all elements, bit by bit, between arrays of one dtype and length. */
+export function copyBits(to: AnyArray, from: AnyArray): void {
+  if (to instanceof Uint16Array !== from instanceof Uint16Array) { // float16 has two kinds of arrays
+    new Uint16Array(to.buffer, to.byteOffset, to.length).set(
+      new Uint16Array(from.buffer, from.byteOffset, from.length),
+    );
+  } else {
+    (to as Float64Array).set(from as Float64Array);
+  }
+}
