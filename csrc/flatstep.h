@@ -80,7 +80,7 @@ FS_API uint32_t fs_isa(void);
 /** Uses at most this instruction set from now on, never more than the processor and system have; returns fs_isa(). */
 FS_API uint32_t fs_set_isa(uint32_t isa);
 
-/** One more thread for each so many bytes of buffers (4 MiB unless set); for tests and for measuring. */
+/** One more thread for each so many bytes of buffers (2.5 MiB unless set); for tests and for measuring. */
 FS_API void fs_set_grain(uint32_t bytes);
 
 /** The number of a rule by its name (zero-terminated), or -1. */

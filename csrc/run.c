@@ -9,7 +9,7 @@
  * A thread for each so many bytes of buffers. Between the steps of a training run the pool has gone to sleep, and waking it
  * takes as long as moving some megabytes.
  */
-static atomic_uint grain = 4u << 20;
+static atomic_uint grain = 5u << 19;
 /* Splits fall on multiples of this many elements, so that no two threads write to one cache line. */
 #define FS_SPLIT 64u
 
@@ -96,12 +96,14 @@ static void prefetch(const uint64_t *row, uint32_t buffers, uint32_t size) {
 /* Long tensors of rules that ask for it go in blocks of this many bytes a buffer, fetched this many bytes ahead. */
 #define FS_BLOCK 1024u
 #define FS_AHEAD 2048u
+/* Shorter tensors do better in one piece. */
+#define FS_LONG 65536u
 
 static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to) {
   const fs_rule *rule = &fs_rules[job->rule];
   const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
   const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
-  if (rule->ahead) {
+  if (rule->ahead && to - from > FS_LONG / size) {
     for (const uint64_t block = FS_BLOCK / size; to - from > block; from += block) {
       for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
         for (uint32_t b = 0; b < rule->buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));

@@ -79,7 +79,7 @@ export const REDUCTIONS = ["sum", "sumAbs", "sumSq", "dot", "maxAbs"] as const;
 export type Reduction = typeof REDUCTIONS[number];
 
 /** The grain that the library starts with. */
-export const GRAIN: number = 4 << 20;
+export const GRAIN: number = 5 << 19;
 
 /** Elements that one partial result covers (FS_REDUCE_CHUNK). */
 export const REDUCE_CHUNK = 4096;

@@ -1,6 +1,6 @@
 /**
  * Copies the golden trajectories of some optimizers into tests/golden/, a file each, and what must be refused of them into
- * errors.json:
+ * errors.json; swa.json and schedulers.json are copied as they are:
  *
  *     deno run -A tools/golden.ts PATH/TO/golden SGD Adam AdamW
  *
@@ -9,7 +9,7 @@
  * @module
  */
 
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { dirname, fromFileUrl, join } from "@std/path";
 
@@ -41,15 +41,19 @@ for (const optimizer of wanted) {
   console.log(`${optimizer}: ${cases.length} cases, ${(text.length / 1024).toFixed(0)} KiB`);
 }
 
+for (const file of ["swa.json", "schedulers.json"]) copyFileSync(join(folder, file), join(out, file));
+
 interface ErrorCase extends Case {
   kind: string;
 }
 
 const errors = JSON.parse(readFileSync(join(folder, "errors.json"), "utf8")) as { oracle: string; cases: ErrorCase[] };
-const kinds = ["optimizer", "addParamGroup", "step", "loadStateDict"];
-const kept = errors.cases.filter((c) => kinds.includes(c.kind) && wanted.includes(c.optimizer!)).map((c) =>
-  JSON.stringify(c)
-);
+const kinds = ["optimizer", "addParamGroup", "step", "loadStateDict"], averaging = ["averagedModel", "call"];
+const scheduling = ["scheduler", "otherOptimizer"];
+const kept = errors.cases.filter((c) => {
+  return averaging.includes(c.kind) || scheduling.includes(c.kind) ||
+    (kinds.includes(c.kind) && wanted.includes(c.optimizer!));
+}).map((c) => JSON.stringify(c));
 writeFileSync(
   join(out, "errors.json"),
   `{ "format": 1, "oracle": "${errors.oracle}", "cases": [\n${kept.join(",\n")}\n] }\n`,

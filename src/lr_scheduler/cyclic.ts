@@ -185,6 +185,6 @@ export class CyclicLR extends LRScheduler {
         },
       });
     }
-    super(optimizer, lastEpoch === -1 ? {} : { lastEpoch }, schedule);
+    super(optimizer, { lastEpoch }, schedule);
   }
 }

@@ -102,7 +102,7 @@ export abstract class Engine implements Schedule {
   /** The first values, when it is the first of its sequence. */
   abstract first(values: number[]): void;
   /** The first values, when another one was before it. */
-  abstract start(values: number[]): void;
+  abstract takeOver(values: number[]): void;
   /** Moves on by one. If it throws, nothing has changed. */
   abstract advance(values: number[]): void;
   /** Back to before the first values. */
@@ -118,7 +118,7 @@ export abstract class Engine implements Schedule {
   /** Goes back to where it stood. */
   abstract seek(cursor: Cursor): void;
   /** What a state dict has. */
-  abstract state(): Record<string, unknown>;
+  abstract save(): Record<string, unknown>;
   /** Checks a state dict, and gives what takes it over. */
   abstract read(dict: Record<string, unknown>, groups: number): () => void;
 }
@@ -263,7 +263,7 @@ export class LeafEngine extends Engine {
   override first(values: number[]): void {
     this.#move(values, 0, 0, 0, false);
   }
-  override start(values: number[]): void {
+  override takeOver(values: number[]): void {
     this.#move(values, 0, 0, 0, true);
   }
   override advance(values: number[]): void {
@@ -301,7 +301,7 @@ export class LeafEngine extends Engine {
   /** Further keys of the state dict, beside the schedule's own. */
   protected readonly furtherKeys: readonly string[] = [];
 
-  override state(): Record<string, unknown> {
+  override save(): Record<string, unknown> {
     return {
       lastEpoch: this.lastEpoch,
       baseLrs: [...this.baseLrs],

@@ -212,6 +212,6 @@ export class OneCycleLR extends LRScheduler {
       });
       Object.assign(schedule, writer);
     }
-    super(optimizer, lastEpoch === -1 ? {} : { lastEpoch }, schedule);
+    super(optimizer, { lastEpoch }, schedule);
   }
 }

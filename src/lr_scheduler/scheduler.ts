@@ -267,7 +267,7 @@ export abstract class LRScheduler {
    * @returns `{ lastEpoch, baseLrs, stepCount, lastLr, …options }`
    */
   stateDict(): SchedulerStateDict {
-    return this.#engine.state();
+    return this.#engine.save();
   }
 
   /**

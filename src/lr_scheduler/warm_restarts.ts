@@ -47,9 +47,9 @@ class WarmRestartsEngine extends LeafEngine {
     return this.schedule.state as { t0: number; tMult: number };
   }
 
-  override state(): Record<string, unknown> {
+  override save(): Record<string, unknown> {
     const { t0, tMult } = this.#options(), [tCur, tI] = cycleOf(this.lastEpoch + this.fraction, t0, tMult);
-    return { ...super.state(), tCur, tI };
+    return { ...super.save(), tCur, tI };
   }
 
   override read(dict: Record<string, unknown>, groups: number): () => void {

@@ -263,8 +263,8 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   initState(): void {}
 
   /**
-   * Sets all gradients to null, or to zeros (a sparse one to one without entries). A parameter whose gradient is null is skipped by `step()`: no decay, no
-   * momentum, no count. One whose gradient is zero is not.
+   * Sets all gradients to null, or to zeros (a sparse one to one without entries). A parameter whose gradient is null is
+   * skipped by `step()`: no decay, no momentum, no count. One whose gradient is zero is not.
    *
    * @param options `setToNull`: null (the default, true) or zeros in place (false)
    */

@@ -79,6 +79,14 @@ interface Slot {
 /** Rows of hyperparameters that are searched for an equal one. */
 const SEARCHED = 64;
 
+/** Makes plain objects that have their properties inside: an engine gives a constructor's objects room for them. */
+const State = function () {} as unknown as new () => ParameterState;
+(State as unknown as { prototype: object }).prototype = Object.prototype;
+
+function newState(numbers: Readonly<Record<string, number>>): ParameterState {
+  return Object.assign(new State(), numbers);
+}
+
 /** Fills a new state tensor with a number, rounded to the dtype. */
 export function fillTensor(tensor: TypedArray, dtype: DType, value: number): void {
   if (value === 0 || tensor.length === 0) return;
@@ -366,7 +374,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     let fresh: Fresh | null = null;
     if (keys.length > 0 || this.#scalars.length > 0) {
       if (known === undefined) fresh = { entry: true, tensors: {} };
-      slot.state = known ?? this.update.start(this.group);
+      slot.state = known ?? newState(this.update.start(this.group));
       slot.tensors.length = 0;
       for (const key of keys) {
         let tensor = slot.state[key] as TypedArray | undefined;
@@ -376,6 +384,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
           fillTensor(tensor, p.dtype, fill);
           fresh ??= { entry: false, tensors: {} };
           fresh.tensors[key] = tensor;
+          if (known === undefined) slot.state[key] = tensor; // nobody sees it yet
         } else {
           const label = `${key} of ${this.#label(slot.index)}`;
           if ((tensor as unknown) instanceof SparseTensor) {

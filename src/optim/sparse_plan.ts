@@ -12,7 +12,14 @@ import type { Backend, Job, Rule } from "../../ffi/backend.ts";
 import { allocate, type TypedArray } from "../dtype.ts";
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
-import { checkSparse, type NamedRows, namedRows, rowLength, sparseOfRows, SparseTensor } from "../sparse_tensor.ts";
+import {
+  checkSparse,
+  type NamedRows,
+  namedRows,
+  rowLength,
+  sparseOfRows,
+  type SparseTensor,
+} from "../sparse_tensor.ts";
 
 /** What a class does with sparse gradients. */
 export interface SparseSupport<Group> {

@@ -24,5 +24,6 @@ export {
   type MultiAvgFn,
 } from "./averages.ts";
 export type { BatchNorm, IntegerArray, Module } from "./module.ts";
+export { SWALR, type SWALROptions } from "./swalr.ts";
 export type { IntegerType } from "./tensors.ts";
 export { updateBn } from "./update_bn.ts";

@@ -62,7 +62,7 @@ export interface StateDictCase {
   options: Record<string, unknown>;
   groups: OptimizerCase["groups"];
   steps: { grads: (Written | null)[] }[];
-  scheduler?: Record<string, unknown>;
+  scheduler?: { stepSize: number; gamma: number };
   expectStateDict: { state: Record<string, Record<string, Written | number>>; paramGroups: Record<string, unknown>[] };
   paramsAtSave: Written[];
   continue: { grads: (Written | null)[] }[];
