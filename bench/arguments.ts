@@ -8,7 +8,7 @@ import { loadavg } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { SET_NAMES, type ShapeSet } from "./shapes.ts";
-import { RULE_NAMES, type RuleName } from "./work.ts";
+import { MAIN_RULES, RULE_NAMES, type RuleName } from "./work.ts";
 
 /** What to measure. */
 export interface Arguments {
@@ -23,7 +23,7 @@ export interface Arguments {
 /** Processors' worth of work by others from which a warning is given. */
 const BUSY = 0.5;
 
-/** Reads `--rules=A,B --sets=C,D --rounds=N`; ends the program with a message where they make no sense, and warns where the machine is busy. */
+/** Reads `--rules=A,B --sets=C,D --rounds=N` (`--rules=all`: every rule); ends the program with a message where they make no sense, and warns where the machine is busy. */
 export function readArguments(): Arguments {
   try {
     const { values } = parseArgs({
@@ -38,7 +38,12 @@ export function readArguments(): Arguments {
     if (load > BUSY) {
       console.error(`the machine is busy (load ${load.toFixed(1)}): figures will be worse than they should be`);
     }
-    return { rules: pick("rules", values.rules, RULE_NAMES), sets: pick("sets", values.sets, SET_NAMES), rounds };
+    const rules = values.rules === "all"
+      ? RULE_NAMES
+      : values.rules === undefined
+      ? MAIN_RULES
+      : pick("rules", values.rules, RULE_NAMES);
+    return { rules, sets: pick("sets", values.sets, SET_NAMES), rounds };
   } catch (error) {
     console.error(`error: ${(error as Error).message}`);
     process.exit(2);

@@ -42,7 +42,7 @@ async function measure(
     contender("limit", work.limit),
     contender("native", work.native),
     contender("foreach", work.foreach),
-    contender("plain", work.plain),
+    ...(work.plain ? [contender("plain", work.plain)] : []),
   ];
   work.forLoop();
   const start = performance.now();

@@ -36,8 +36,13 @@ class Torch {
 
   /** Makes parameters and optimizers; returns torch's version. */
   async setup(rule: RuleName, set: ShapeSet, threads: number): Promise<string> {
-    return (await this.#ask({ op: "setup", rule, shapes: SHAPE_SETS[set], threads }))["torch"] as string;
+    const answer = await this.#ask({ op: "setup", rule, shapes: SHAPE_SETS[set], threads });
+    this.variants = answer["variants"] as string[];
+    return answer["torch"] as string;
   }
+
+  /** The implementations that torch has of the rule. */
+  variants: readonly string[] = [];
 
   /** One of torch's implementations. */
   contender(variant: typeof VARIANTS[number]): Contender {
@@ -57,13 +62,23 @@ class Torch {
 }
 
 /** A row of the table, and one with new gradients where there is one. */
-async function measure(torch: Torch, rule: RuleName, set: ShapeSet, rounds: number): Promise<string[][]> {
+async function measure(
+  torch: Torch,
+  rule: RuleName,
+  set: ShapeSet,
+  rounds: number,
+  logs: Record<string, number[]>,
+): Promise<string[][]> {
   const rows: string[][] = [];
   const row = async (name: string, ours: Contender) => {
-    const found = await inTurn([ours, ...VARIANTS.map((variant) => torch.contender(variant))], rounds, PAUSE_MS);
+    const there = VARIANTS.filter((variant) => torch.variants.includes(variant));
+    const found = await inTurn([ours, ...there.map((variant) => torch.contender(variant))], rounds, PAUSE_MS);
     const theirs = VARIANTS.flatMap((variant) => {
       const peer = `torch ${variant}`;
-      return [timeText(found.time(peer)), `${digits(found.ratio(peer, ours.name))}x`];
+      if (!found.has(peer)) return ["none", ""];
+      const ratio = found.ratio(peer, ours.name);
+      (logs[`torch ${variant} on ${name}`] ??= []).push(Math.log(ratio));
+      return [timeText(found.time(peer)), `${digits(ratio)}x`];
     });
     rows.push([rule, name, timeText(found.time(ours.name)), ...theirs]);
   };
@@ -86,12 +101,12 @@ async function main(): Promise<void> {
   const { name, isa, threads } = backend(), torch = new Torch();
   try {
     let version = "";
-    const rows: string[][] = [];
+    const rows: string[][] = [], logs: Record<string, number[]> = {};
     for (const set of sets) {
       for (const rule of rules) {
         console.error(`${rule} ${set} …`);
         version = await torch.setup(rule, set, threads);
-        rows.push(...await measure(torch, rule, set, rounds));
+        rows.push(...await measure(torch, rule, set, rounds, logs));
       }
     }
     console.log(
@@ -100,6 +115,13 @@ async function main(): Promise<void> {
     console.log("ratios are torch's time divided by flatstep's.\n");
     const head = ["rule", "shapes", "flatstep", ...VARIANTS.flatMap((variant) => [`torch ${variant}`, "ratio"])];
     console.log(table(head, rows));
+    console.log("\nGeometric means over the rules:");
+    for (const [name, list] of Object.entries(logs)) {
+      const mean = Math.exp(list.reduce((sum, x) => sum + x, 0) / list.length);
+      console.log(
+        `${name}: ${digits(mean)}x over ${list.length} rules, at least ${digits(Math.exp(Math.min(...list)))}x`,
+      );
+    }
   } finally {
     torch.end();
   }

@@ -13,12 +13,20 @@ import type { Job, Rule } from "../ffi/backend.ts";
 import { build, hostTarget } from "../ffi/build.ts";
 import { bestBackend } from "../ffi/load.ts";
 import {
+  Adadelta,
+  Adagrad,
   Adam,
+  Adamax,
   AdamW,
+  ASGD,
   type ElementwiseOptions,
   getNumThreads,
+  NAdam,
   type Parameter,
   type ParameterState,
+  RAdam,
+  RMSprop,
+  Rprop,
   SGD,
 } from "../mod.ts";
 import { elementsOf, makeParameters, setNewGradients, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
@@ -41,8 +49,8 @@ interface Recipe {
   readonly state: readonly string[];
   /** The name of the rule's twin. */
   readonly twin: string;
-  /** The update as a user would write it. */
-  plain(tensors: readonly Arrays[]): () => void;
+  /** The update as a user would write it; for some rules only. */
+  plain?(tensors: readonly Arrays[]): () => void;
 }
 
 const LR = 1e-3, BETA1 = 0.9, BETA2 = 0.999, EPS = 1e-8, MOMENTUM = 0.9;
@@ -78,6 +86,11 @@ function plainMomentum(tensors: readonly Arrays[]): () => void {
   };
 }
 
+/** A rule with two state tensors: param, grad and both read, all but the gradient written: 28 bytes an element. */
+const two = (make: Recipe["make"], ...state: [string, string]): Recipe => ({ make, state, twin: "traffic_adam" });
+/** A rule with one state tensor: 20 bytes an element. */
+const one = (make: Recipe["make"], state: string): Recipe => ({ make, state: [state], twin: "traffic_momentum" });
+
 /** The rules that are timed. */
 export const RECIPES = {
   "AdamW": {
@@ -98,6 +111,15 @@ export const RECIPES = {
     twin: "traffic_momentum",
     plain: plainMomentum,
   },
+  "SGD": { make: (params, options) => new SGD(params, { lr: LR, ...options }), state: [], twin: "traffic_sgd" },
+  "Adamax": two((params, options) => new Adamax(params, { lr: LR, ...options }), "expAvg", "expInf"),
+  "NAdam": two((params, options) => new NAdam(params, { lr: LR, ...options }), "expAvg", "expAvgSq"),
+  "RAdam": two((params, options) => new RAdam(params, { lr: LR, ...options }), "expAvg", "expAvgSq"),
+  "Adadelta": two((params, options) => new Adadelta(params, { lr: LR, ...options }), "squareAvg", "accDelta"),
+  "Rprop": two((params, options) => new Rprop(params, { lr: LR, ...options }), "prev", "stepSize"),
+  "Adagrad": one((params, options) => new Adagrad(params, { lr: LR, ...options }), "sum"),
+  "RMSprop": one((params, options) => new RMSprop(params, { lr: LR, ...options }), "squareAvg"),
+  "ASGD": one((params, options) => new ASGD(params, { lr: LR, ...options }), "ax"),
 } as const satisfies Record<string, Recipe>;
 
 /** A rule's name. */
@@ -105,6 +127,9 @@ export type RuleName = keyof typeof RECIPES;
 
 /** All names. */
 export const RULE_NAMES = Object.keys(RECIPES) as RuleName[];
+
+/** Those that are timed unless others are asked for. */
+export const MAIN_RULES: readonly RuleName[] = ["AdamW", "Adam", "SGD+momentum"];
 
 /** A rule over a shape set. Each function is one step; all of them work on the same arrays. */
 export class Work {
@@ -118,8 +143,8 @@ export class Work {
   readonly foreach: () => void;
   /** `optimizer.step()` in TypeScript. */
   readonly forLoop: () => void;
-  /** The plain loop. */
-  readonly plain: () => void;
+  /** The plain loop, where there is one. */
+  readonly plain: (() => void) | null;
   /** The traffic limit: the twin in C. */
   readonly limit: () => void;
   /** The native call that is inside `fused`, alone. */
@@ -149,7 +174,7 @@ export class Work {
     const arrays = params.map((p) =>
       [p.data, p.grad!, ...recipe.state.map((key) => fused.state.get(p)![key])] as Arrays[number][]
     );
-    this.plain = recipe.plain(arrays);
+    this.plain = recipe.plain?.(arrays) ?? null;
     const twin = [twinJob(recipe, arrays)];
     this.limit = () => backend.run(twin, threads);
   }

@@ -20,7 +20,7 @@ interface GoldenGroup {
 }
 interface ErrorCase {
   name: string;
-  kind: "optimizer" | "addParamGroup" | "step" | "loadStateDict";
+  kind: string;
   optimizer: string;
   options?: Record<string, unknown>;
   groups?: GoldenGroup[];
@@ -40,7 +40,7 @@ for (const c of cases) {
   const row = [...ROWS, { name: "SparseAdam", make: SparseAdam as unknown as AnyOptimizer }].find((r) => {
     return r.name === c.optimizer;
   });
-  if (!row) continue;
+  if (!row || !["optimizer", "addParamGroup", "step", "loadStateDict"].includes(c.kind)) continue;
   test(`golden errors: ${c.name} is ${c.expectError ? "refused" : "accepted"} (${c.kind})`, () => {
     const made = new Map<string, Parameter>();
     const param = ({ ref, shape }: GoldenParam) => {

@@ -211,6 +211,16 @@ test("a buffer that was put into the state by hand is taken, whatever its order"
   optimizer.step();
   const buffer = bufferOf(optimizer, p);
   assertEquals([[...buffer.indices], [...buffer.values]], [[0, 1, 3], [1, 1, 0.5, 0.5, 1, 1]]);
+  p.grad = rowsOf([1]); // no row is new
+  for (const put of [rowsOf([3, 1, 3]), new SparseTensor([[1, 3]], [1, 1, 2, 2], [4, 2])]) {
+    const before = [...p.data];
+    optimizer.state.get(p)!["momentumBuffer"] = put;
+    optimizer.step();
+    const now = bufferOf(optimizer, p);
+    assertEquals([[...now.indices], [...now.values]], [[1, 3], [1.5, 1.5, 1, 1]]);
+    assertEquals([...p.data].map((x, i) => before[i]! - x), [0, 0, 1.5, 1.5, 0, 0, 1, 1]);
+  }
+  p.grad = rowsOf([0]);
   delete optimizer.state.get(p)!["momentumBuffer"];
   optimizer.step();
   assertEquals([[...bufferOf(optimizer, p).indices], [...bufferOf(optimizer, p).values]], [[0], [1, 1]]);
@@ -229,6 +239,12 @@ const swap = (make: (p: Parameter, optimizer: SGD) => unknown): Failure["spoil"]
   const { grad } = p;
   p.grad = make(p, optimizer) as SparseTensor;
   return () => p.grad = grad;
+};
+/** Gives a parameter another momentum buffer; its own comes back. */
+const swapBuffer = (make: (p: Parameter, optimizer: SGD) => SparseTensor): Failure["spoil"] => (p, optimizer) => {
+  const entry = optimizer.state.get(p)!, was = entry["momentumBuffer"]!;
+  entry["momentumBuffer"] = make(p, optimizer);
+  return () => entry["momentumBuffer"] = was;
 };
 const label = 'grad of paramGroups[1].params[0] ("table")';
 
@@ -318,11 +334,21 @@ const FAILURES: readonly Failure[] = [
     what: "a momentum buffer of another shape",
     error: RangeError,
     says: 'momentumBuffer of paramGroups[1].params[0] ("table") must have its parameter\'s shape [4, 2], got [5, 2]',
-    spoil: (p, { state }) => {
-      const entry = state.get(p)!, was = entry["momentumBuffer"]!;
-      entry["momentumBuffer"] = rowsOf([1], 1, 5);
-      return () => entry["momentumBuffer"] = was;
-    },
+    spoil: swapBuffer(() => rowsOf([1], 1, 5)),
+  },
+  {
+    what: "a momentum buffer in the parameter's memory",
+    error: RangeError,
+    says: 'momentumBuffer of paramGroups[1].params[0] ("table") must not share memory with data of paramGroups[1]',
+    spoil: swapBuffer((p) => new SparseTensor([[1]], p.data.subarray(0, 2), [4, 2])),
+  },
+  {
+    what: "a momentum buffer in another parameter's gradient",
+    error: RangeError,
+    says: "grad of paramGroups[0].params[0] must not share memory with momentumBuffer of paramGroups[1].params[0]",
+    spoil: swapBuffer((_p, { paramGroups: [group] }) => {
+      return new SparseTensor([[1]], (group!.params[0]!.grad as TypedArray).subarray(0, 2), [4, 2]);
+    }),
   },
 ];
 

@@ -267,11 +267,11 @@ test("a parameter may have dense and sparse gradients in turn", () => {
       const make2 = make as unknown as AnyOptimizer;
       const p = new Parameter(new Float32Array(6), { shape: [3, 2] }), q = new Parameter(new Float32Array(6));
       const sparse = new make2([p], { ...options, ...how }), dense = new make2([q], { ...options, ...how });
-      for (let t = 0; t < 6; t++) {
+      for (let t = 0; t < 10; t++) {
         const grad = gradient(t, 3, [3, 2], 1, "float32"), sum = grad.coalesce();
         const full = new Float32Array(6);
         sum.indices.forEach((row, k) => full.set(sum.values.subarray(2 * k, 2 * k + 2), 2 * row));
-        p.grad = t % 2 ? full.slice() : grad;
+        p.grad = "sdsddddsds"[t] === "d" ? full.slice() : grad;
         q.grad = full;
         sparse.step();
         dense.step(); // a zero gradient moves nothing here

@@ -37,7 +37,9 @@ export function tables(): string {
     return { name, foreach, fused };
   });
   const yes = (b: boolean) => b ? "yes" : "no";
-  const first = rows.map((r) => `| \`${r.name}\` | ${r.fused ? "fused" : "native"} | ${yes(r.foreach)} | ${yes(r.fused)} |`);
+  const first = rows.map((r) =>
+    `| \`${r.name}\` | ${r.fused ? "fused" : "native"} | ${yes(r.foreach)} | ${yes(r.fused)} |`
+  );
   const second = rows.map((r) => `| \`${r.name}\` | stable | not yet | no |`);
   return [
     "| algorithm | default | has foreach? | has fused? |",

@@ -20,6 +20,10 @@ RULES = {
     "AdamW": lambda params, options: torch.optim.AdamW(params, lr=1e-3, **options),
     "Adam": lambda params, options: torch.optim.Adam(params, lr=1e-3, **options),
     "SGD+momentum": lambda params, options: torch.optim.SGD(params, lr=1e-3, momentum=0.9, **options),
+    **{
+        name: lambda params, options, make=getattr(torch.optim, name): make(params, lr=1e-3, **options)
+        for name in ("SGD", "Adamax", "NAdam", "RAdam", "Adadelta", "Rprop", "Adagrad", "RMSprop", "ASGD")
+    },
 }
 
 
@@ -53,7 +57,13 @@ def setup(rule, shapes, threads):
     params = [torch.nn.Parameter(torch.rand(shape) * 2 - 1) for shape in shapes]
     for p in params:
         p.grad = torch.rand(p.shape) * 1e-3 + 1e-3
-    return {name: RULES[rule](params, options) for name, options in VARIANTS.items()}
+    optimizers = {}
+    for name, options in VARIANTS.items():
+        try:
+            optimizers[name] = RULES[rule](params, options)
+        except TypeError:  # torch has no such implementation of this rule
+            pass
+    return optimizers
 
 
 def main():
@@ -63,7 +73,7 @@ def main():
         if request["op"] == "setup":
             optimizers, contenders = {}, {}  # before the next ones: there may not be memory for both
             optimizers = setup(request["rule"], request["shapes"], request["threads"])
-            answer = {"torch": torch.__version__}
+            answer = {"torch": torch.__version__, "variants": list(optimizers)}
         else:
             variant = request["variant"]
             if variant not in contenders:

@@ -62,7 +62,9 @@ abstract class CompositeEngine extends Engine {
     for (const child of this.children) child.adopt(groups);
     const key = initialKey(this.field);
     for (let i = this.baseLrs.length; i < groups.length; i++) {
-      this.baseLrs.push((groups[i]![key] ?? groups[i]![this.field]) as number);
+      const now = groups[i]![this.field] as number;
+      this.baseLrs.push((groups[i]![key] ?? now) as number);
+      this.lastLr[i] ??= now;
     }
   }
   override mark(groups: readonly Group[]): void {

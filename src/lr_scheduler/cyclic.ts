@@ -153,15 +153,23 @@ export class CyclicLR extends LRScheduler {
         ),
       );
     };
+    // rate and momentum of all groups have the same height
+    let knownAt = NaN, known = 0;
     const height = (t: number) => {
+      if (t === knownAt) return known;
       const { totalSize, stepRatio } = state, cycle = Math.floor(1 + t / totalSize), x = 1 + t / totalSize - cycle;
-      return (x <= stepRatio ? x / stepRatio : (x - 1) / (stepRatio - 1)) * scale(cycle, t);
+      known = (x <= stepRatio ? x / stepRatio : (x - 1) / (stepRatio - 1)) * scale(cycle, t);
+      knownAt = t;
+      return known;
     };
     const schedule: OwnSchedule = {
       state,
       schema: STATE,
       lists: ["maxLrs", ...(o.cycleMomentum ? ["baseMomentums", "maxMomentums"] : [])],
       usesBase: false,
+      loaded() {
+        knownAt = NaN;
+      },
       at: (base, t, group) => base + (state.maxLrs[group]! - base) * height(t),
       base: (_group, i) => baseLrs[i]!,
       adopt(group, i) {

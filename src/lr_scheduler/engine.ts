@@ -53,6 +53,8 @@ export interface OwnSchedule extends Schedule {
   readonly schema?: Readonly<Record<string, OptionSpec<unknown>>>;
   /** The entries of `state` that have a number for each group. */
   readonly lists?: readonly string[];
+  /** Called when `state` has been loaded. */
+  loaded?(): void;
   /** The base of a group, where it is not the group's initial value. */
   base?(group: Group, index: number): number;
   /** Takes in a group's own numbers; must change no group. */
@@ -206,6 +208,7 @@ export class LeafEngine extends Engine {
       this.schedule.adopt?.(group, i);
       this.baseLrs.push(this.schedule.base?.(group, i) ?? initial);
       this.#initials[i] = initial;
+      this.lastLr[i] ??= group[this.field] as number;
     }
   }
 
@@ -331,7 +334,9 @@ export class LeafEngine extends Engine {
     const baseLrs = readNumbers(dict, "baseLrs", groups), lastLr = readNumbers(dict, "lastLr", groups, baseLrs);
     const options: Record<string, unknown> = {};
     for (const key of Object.keys(state)) {
-      if (!Object.hasOwn(dict, key)) continue;
+      if (!Object.hasOwn(dict, key)) {
+        throw new StateDictError(`${key} must be in the state dict of a ${this.owner}, got none`);
+      }
       if (schema) checkEntry(schema[key]!, dict[key], key);
       else if (typeof dict[key] !== typeof state[key]) {
         throw new StateDictError(`${key} must be a ${typeof state[key]}, got ${show(dict[key])}`);
@@ -346,6 +351,7 @@ export class LeafEngine extends Engine {
       this.baseLrs = baseLrs;
       this.lastLr = lastLr;
       Object.assign(state, options);
+      this.schedule.loaded?.();
     };
   }
 }

@@ -145,7 +145,9 @@ class PlateauEngine extends Engine {
     checkKeys(dict, [...further, ...Object.keys(STATE), "defaultMinLr", "modeWorse"]);
     const options: Record<string, unknown> = {};
     for (const key of Object.keys(STATE) as (keyof State)[]) {
-      if (!Object.hasOwn(dict, key)) continue;
+      if (!Object.hasOwn(dict, key)) {
+        throw new StateDictError(`${key} must be in the state dict of a ReduceLROnPlateau, got none`);
+      }
       checkEntry(STATE[key], dict[key], key);
       options[key] = structuredClone(dict[key]);
     }

@@ -8,42 +8,19 @@
  * @module
  */
 
-import type { Backend, Job, Rule } from "../../ffi/backend.ts";
+import type { Backend, Job } from "../../ffi/backend.ts";
 import { allocate, arrayNames, type DType, holds, type TypedArray, writeFrom } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
-import { refuseDense, refuseSparse, SparseRows, type SparseSupport } from "./sparse_plan.ts";
+import { refuseDense, refuseSparse, SparseRows } from "./sparse_plan.ts";
 import { SteadyState } from "./steady.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
+import type { Update } from "./update.ts";
 
-/** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
-export interface Update<Group> {
-  /** The class, for messages. */
-  readonly name: string;
-  /** The rule; its first two buffers are the parameter and the gradient, then come the state tensors. */
-  readonly rule: Rule;
-  /** The state's numbers; rows whose numbers are equal share hyperparameters. */
-  readonly scalars: readonly string[];
-  /** The state tensors that a group's options need, by the names of the rule's buffers; the same array for the same options. */
-  tensors(group: Group): readonly string[];
-  /** The rule's flags for a group. */
-  flags(group: Group): number;
-  /** Flags for a parameter one of whose state tensors has just been made. */
-  readonly freshFlags: number;
-  /** The numbers of a new state. */
-  start(group: Group): Record<string, number>;
-  /** What a new state tensor is filled with; 0 if absent. */
-  fill?(group: Group, tensor: string): number;
-  /** Writes the rule's hyperparameters for a step that starts from these numbers. */
-  hypers(group: Group, scalars: Readonly<Record<string, number>>, out: Float64Array, at: number): void;
-  /** The state's numbers after that step. */
-  next(group: Group, scalars: Readonly<Record<string, number>>): Record<string, number>;
-  /** What it does with sparse gradients; absent: it refuses them. */
-  readonly sparse?: SparseSupport<Group>;
-}
+export type { Update };
 
 const NO_STATE: Readonly<Record<string, number>> = {};
 
@@ -278,7 +255,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     if (joined) {
       const label = () => `${key} of ${this.#label(slot.index)}`, known = this.state.get(p);
       slot.state = known ?? update.start(this.group);
-      slot.bound = false; // the next dense gradient looks at the state anew
       const tensor = slot.state[key] as SparseTensor | undefined;
       if (rows.known !== null && tensor !== rows.known) return false;
       rows.join(tensor, p.grad as SparseTensor, label);
@@ -294,7 +270,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     } else {
       if (!slot.bound) this.#bindState(slot);
       else if (slot.state !== null && slot.fresh === null && !this.#stillBound(slot, slot.state)) return false;
-      if (slot.fresh !== null) flags |= update.freshFlags;
     }
     this.#setHyper(slot, this.#hyperRow(slot, slot.state ?? NO_STATE));
     if (joined) rows.bindJoined(rows.next ?? rows.known!, this.#buffers[0]!, slot.hyper, flags);

@@ -21,16 +21,6 @@ import {
   type SparseTensor,
 } from "../sparse_tensor.ts";
 
-/** What a class does with sparse gradients. */
-export interface SparseSupport<Group> {
-  /** Whether it takes dense gradients too. */
-  readonly dense: boolean;
-  /** Whether its one state tensor has the rows only that gradients have named so far: a SparseTensor in the state. */
-  readonly sparseState: boolean;
-  /** Throws where a group's options do not go with sparse gradients; `label` is what the gradient is called. */
-  check?(group: Group, label: () => string): void;
-}
-
 const NO_ROWS = new Uint32Array();
 let counted = NO_ROWS;
 

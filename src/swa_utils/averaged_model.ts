@@ -18,9 +18,8 @@ import {
   checkSeparate,
   copyBits,
   type Entry,
-  hasArrays,
-  hasTensors,
   readTensors,
+  TensorTable,
 } from "./tensors.ts";
 
 /** Options of {@linkcode AveragedModel}. */
@@ -44,11 +43,11 @@ interface Group {
 /** What belongs together in the averaged model and in another. */
 interface Pairing {
   readonly model: Module;
-  readonly own: readonly Entry[];
-  readonly other: readonly Entry[];
-  readonly ownArrays: readonly AnyArray[];
-  readonly otherArrays: readonly AnyArray[];
+  readonly own: TensorTable;
+  readonly other: TensorTable;
   readonly groups: readonly Group[];
+  /** The tensors that are copied at every update. */
+  readonly copied: readonly number[];
   readonly ownNorms: readonly BatchNorm[];
   readonly otherNorms: readonly BatchNorm[];
 }
@@ -190,16 +189,15 @@ export class AveragedModel<M extends Module = Module> implements Module {
    * ```
    */
   updateParameters(model: Module): void {
-    const n = this.nAveraged, { useBuffers, avgFn, multiAvgFn } = this.#options;
+    const n = this.nAveraged, { avgFn, multiAvgFn } = this.#options;
     if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`nAveraged must be an integer >= 0, got ${show(n)}`);
-    const { own, other, ownArrays, otherArrays, groups, ownNorms, otherNorms } = this.#pair(model);
-    if (n > 0) {
+    const { own, other, groups, copied, ownNorms, otherNorms } = this.#pair(model);
+    if (n === 0) {
+      own.arrays.forEach((array, i) => copyBits(array, other.arrays[i]!));
+    } else {
       if (avgFn !== null) averageElements(groups, avgFn, n);
       else for (const group of groups) averageGroup(group, multiAvgFn ?? AVERAGE, n);
-    }
-    for (let i = 0; i < other.length; i++) {
-      const { isBuffer, param } = own[i]!;
-      if (n === 0 || param === null || (isBuffer && !useBuffers)) copyBits(ownArrays[i]!, otherArrays[i]!);
+      for (const i of copied) copyBits(own.arrays[i]!, other.arrays[i]!);
     }
     copyCounts(ownNorms, otherNorms);
     this.nAveraged = n + 1;
@@ -232,21 +230,21 @@ export class AveragedModel<M extends Module = Module> implements Module {
   async swap<T>(model: Module, fn: () => T): Promise<Awaited<T>> {
     if (typeof fn !== "function") throw new TypeError(`fn must be a function, got ${show(fn)}`);
     const { own, other, ownNorms, otherNorms } = this.#pair(model);
-    const arrays = other.map(arrayOf), saved = arrays.map((array) => array.slice());
+    const { arrays, entries } = other, saved = arrays.map((array) => array.slice());
     const counts = otherNorms.map((norm) => norm.numBatchesTracked);
     const giveBack = () => {
       swapped.delete(model);
-      other.forEach((entry, i) => {
+      entries.forEach((entry, i) => {
         if (entry.param !== null && entry.param.data !== arrays[i]) entry.param.data = arrays[i] as TypedArray;
         copyBits(arrays[i]!, saved[i]!);
       });
-      if (!hasTensors(model, other)) restoreReplaced(model, other, saved);
+      if (!other.holds(model)) restoreReplaced(model, entries, saved);
       otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
     };
     swapped.add(model);
     let result: Awaited<T>;
     try {
-      other.forEach((_, i) => copyBits(arrays[i]!, arrayOf(own[i]!)));
+      arrays.forEach((array, i) => copyBits(array, own.arrays[i]!));
       copyCounts(otherNorms, ownNorms);
       result = await fn();
     } catch (error) {
@@ -265,15 +263,12 @@ export class AveragedModel<M extends Module = Module> implements Module {
       throw new TypeError("the model has averaged weights in it: await swap() first");
     }
     const known = this.#pairing;
-    if (
-      known !== null && known.model === model && hasTensors(this.module, known.own) && hasTensors(model, known.other) &&
-      hasArrays(known.own, known.ownArrays) && hasArrays(known.other, known.otherArrays)
-    ) return known;
+    if (known?.model === model && known.own.holds(this.module) && known.other.holds(model)) return known;
     this.#pairing = null;
     const own = readTensors(this.module, "the averaged model"), other = readTensors(model, "the model");
     checkFit(own, other, "the model");
     checkSeparate(own, other, "the model");
-    const ownNorms = batchNormsOf(this.module), otherNorms = batchNormsOf(model);
+    const ownNorms = batchNormsOf(this.module), otherNorms = batchNormsOf(model), { useBuffers } = this.#options;
     if (ownNorms.length !== otherNorms.length) {
       throw new TypeError(
         `the model must have as many batch norms as the averaged model, ${ownNorms.length}, got ${otherNorms.length}`,
@@ -281,11 +276,10 @@ export class AveragedModel<M extends Module = Module> implements Module {
     }
     return this.#pairing = {
       model,
-      own,
-      other,
-      ownArrays: own.map(arrayOf),
-      otherArrays: other.map(arrayOf),
-      groups: groupByType(own, other, this.#options.useBuffers),
+      own: new TensorTable(own),
+      other: new TensorTable(other),
+      groups: groupByType(own, other, useBuffers),
+      copied: own.flatMap(({ param, isBuffer }, i) => param === null || (isBuffer && !useBuffers) ? [i] : []),
       ownNorms,
       otherNorms,
     };

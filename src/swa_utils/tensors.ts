@@ -106,27 +106,38 @@ export function readTensors(model: Module, whose: string): Entry[] {
   return entries;
 }
 
-/** Whether a model still has the very tensors that were read, under the same names. */
-export function hasTensors(model: Module, entries: readonly Entry[]): boolean {
-  let i = 0;
-  for (const pair of model.namedParameters()) {
-    const entry = entries[i++];
-    if (entry === undefined || entry.isBuffer || pair[0] !== entry.name || pair[1] !== entry.raw) return false;
-  }
-  for (const pair of model.namedBuffers?.() ?? []) {
-    const entry = entries[i++];
-    if (entry === undefined || !entry.isBuffer || pair[0] !== entry.name || pair[1] !== entry.raw) return false;
-  }
-  return i === entries.length;
-}
+/** What a model's names stood for when it was read, to tell whether they still do. */
+export class TensorTable {
+  readonly arrays: readonly AnyArray[];
+  readonly #names: readonly string[];
+  readonly #raws: readonly unknown[];
+  readonly #sizes: readonly number[];
+  readonly #params: number;
 
-/** Whether every tensor still has the array that it had, with all its elements. */
-export function hasArrays(entries: readonly Entry[], arrays: readonly AnyArray[]): boolean {
-  for (let i = 0; i < entries.length; i++) {
-    const array = arrayOf(entries[i]!);
-    if (array !== arrays[i] || array.length !== entries[i]!.size) return false;
+  constructor(readonly entries: readonly Entry[]) {
+    this.arrays = entries.map(arrayOf);
+    this.#names = entries.map(({ name }) => name);
+    this.#raws = entries.map(({ raw }) => raw);
+    this.#sizes = entries.map(({ size }) => size);
+    this.#params = entries.filter(({ isBuffer }) => !isBuffer).length;
   }
-  return true;
+
+  /** Whether a model still has these very tensors under these names, and they their arrays with all elements. */
+  holds(model: Module): boolean {
+    let i = 0;
+    for (const pair of model.namedParameters()) if (!this.#same(pair[0], pair[1], i++)) return false;
+    if (i !== this.#params) return false;
+    if (model.namedBuffers !== undefined) {
+      for (const pair of model.namedBuffers()) if (!this.#same(pair[0], pair[1], i++)) return false;
+    }
+    return i === this.#raws.length;
+  }
+
+  #same(name: string, raw: Entry["raw"], i: number): boolean {
+    const array = this.arrays[i];
+    return raw === this.#raws[i] && name === this.#names[i] && array !== undefined &&
+      (raw === array || (raw as Parameter).data === array) && array.length === this.#sizes[i];
+  }
 }
 
 const what = ({ isBuffer }: Entry) => isBuffer ? "buffer" : "parameter";

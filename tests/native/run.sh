@@ -7,16 +7,16 @@ cd "$(dirname "$0")/../.."
 rounds=${1:-4} seed=${2:-1}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-flags=(-std=c11 -O2 -g -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -pthread -Icsrc)
+flags=(-std=c11 -O2 -g1 -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -pthread -Icsrc)
 export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=exitcode=99:print_stacktrace=1 TSAN_OPTIONS=exitcode=99
 
 # Runs a program. A thread sanitizer that cannot live with address space randomisation gets none.
 start() { # OUTPUT PROGRAM ARGUMENT...
   local status=0
-  timeout 150 "${@:2}" >"$1" 2>&1 || status=$?
+  timeout 600 "${@:2}" >"$1" 2>&1 || status=$?
   if grep -q 'unexpected memory mapping' "$1"; then
     status=0
-    timeout 150 setarch "$(uname -m)" -R "${@:2}" >"$1" 2>&1 || status=$?
+    timeout 600 setarch "$(uname -m)" -R "${@:2}" >"$1" 2>&1 || status=$?
   fi
   return "$status"
 }
@@ -52,7 +52,7 @@ build() { # BUILD LENGTH FLAG...
 }
 
 build address 100001 -fsanitize=address,undefined -fno-sanitize-recover=all &
-build thread 20001 -fsanitize=thread &
+build thread 10001 -fsanitize=thread &
 build plain 300001 -O3 -DFS_BENCH &
 wait
 passed=0 failed=0 skipped=0 finished=0

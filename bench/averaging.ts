@@ -1,0 +1,88 @@
+/**
+ * Where an update of an average stands to what the memory allows, to a loop by hand, and to torch, in turn, as ratios:
+ *
+ *     deno run -A bench/averaging.ts [--sets=gpt2,1000x1000] [--rounds=15]
+ *
+ * torch runs in a child process (peers/torch_averaging.py) on as many threads; without it its columns are left out.
+ *
+ * @module
+ */
+
+import { spawn, spawnSync } from "node:child_process";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { fromFileUrl } from "@std/path";
+import { backend } from "../mod.ts";
+import { AveragingWork } from "./averaging_work.ts";
+import { type Contender, contender, digits, inTurn, table, timeText } from "./ratios.ts";
+import { SET_NAMES, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
+
+const PYTHON = "python3", PEERS = ["torch", "torch lerp"] as const;
+/** Milliseconds between turns, until the other's idle threads no longer spin. */
+const PAUSE_MS = 40;
+
+/** torch in a child process. */
+function startTorch(): { ask(request: unknown): Promise<Record<string, unknown>>; end(): void } {
+  const script = fromFileUrl(new URL("./peers/torch_averaging.py", import.meta.url));
+  const child = spawn(PYTHON, [script], { stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    async ask(request) {
+      child.stdin.write(`${JSON.stringify(request)}\n`);
+      const { value, done } = await lines.next();
+      if (done) throw new Error("torch has ended; what it said is above");
+      return JSON.parse(value) as Record<string, unknown>;
+    },
+    end: () => child.stdin.end(),
+  };
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { sets: { type: "string" }, rounds: { type: "string" } } });
+  const rounds = Number(values.rounds ?? 15), sets = (values.sets?.split(",") ?? SET_NAMES) as ShapeSet[];
+  const wrong = sets.find((set) => !SET_NAMES.includes(set));
+  if (wrong !== undefined || !Number.isSafeInteger(rounds) || rounds < 1) {
+    console.error(`error: --sets must be of ${SET_NAMES.join(", ")}, --rounds an integer >= 1`);
+    process.exit(2);
+  }
+  const { name, isa, threads } = backend();
+  const torch = spawnSync(PYTHON, ["-c", "import torch"], { stdio: "ignore" }).status === 0 ? startTorch() : null;
+  const rows: string[][] = [];
+  let version = "absent";
+  try {
+    for (const set of sets) {
+      console.error(`${set} …`);
+      const work = new AveragingWork(set);
+      const ours = [contender("ema", work.ema), contender("limit", work.limit)];
+      ours.push(contender("equal", work.equal), contender("lerp", work.lerp), contender("plain", work.plain));
+      if (torch !== null) {
+        version = (await torch.ask({ op: "setup", shapes: SHAPE_SETS[set], threads }))["torch"] as string;
+      }
+      const peers: Contender[] = torch === null ? [] : PEERS.map((peer) => ({
+        name: peer,
+        turn: async () => (await torch.ask({ op: "turn", name: peer }))["ms"] as number,
+      }));
+      const found = await inTurn([...ours, ...peers], rounds, PAUSE_MS), ms = found.time("ema");
+      const against = (peer: string) => found.has(peer) ? `${digits(found.ratio(peer, "ema"))}x` : "absent";
+      rows.push([
+        set,
+        timeText(ms),
+        digits(work.bytes / ms / 1e6),
+        `${(100 * found.ratio("limit", "ema")).toFixed(0)} %`,
+        ...["equal", "lerp", "plain", ...PEERS].map(against),
+      ]);
+    }
+  } finally {
+    torch?.end();
+  }
+  console.log(
+    `flatstep (${name}, ${isa}) and torch ${version}, ${threads} threads each, medians over ${rounds} rounds;`,
+  );
+  console.log("an update by getEmaMultiAvgFn(), and the times of the others divided by its time.\n");
+  console.log(
+    table(["shapes", "update", "GB/s", "of the limit", "equal average", "lerp_", "plain loop", ...PEERS], rows),
+  );
+}
+
+if (import.meta.main) await main();
