@@ -1,6 +1,7 @@
 /** AveragedModel as a Module: options, swap, state dicts. */
 
 import { test } from "node:test";
+import v8 from "node:v8";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
   AveragedModel,
@@ -141,4 +142,24 @@ test("a state dict is a snapshot, and one that does not fit changes nothing", ()
     JSON.parse(JSON.stringify({ ...good, "module.n": [3], "module.w": [1, 2] })) as AveragedStateDict,
   );
   assertEquals([averaged.nAveraged, ...w.data, (averaged.module.buffers[0]![1] as Int32Array)[0]], [1, 1, 2, 3]);
+});
+
+test("an update in the steady state makes no garbage that grows with the number of tensors", () => {
+  const allocated = () => (v8.getHeapStatistics() as unknown as Record<string, number>)["total_allocated_bytes"];
+  if (allocated() === undefined) return console.log("skipped: this runtime does not tell what has been allocated");
+  const tensors = 20_000,
+    named = Array.from({ length: tensors }, (_, i): [string, Parameter] => [`${i}`, new Parameter([i])]);
+  class Many extends TinyModel {
+    override namedParameters(): Iterable<[string, Parameter]> {
+      return this.params; // a generator would make garbage itself
+    }
+  }
+  const model = new Many(named), averaged = new AveragedModel(model, { multiAvgFn: getEmaMultiAvgFn() });
+  let least = Infinity; // until it has been compiled, interpreted code makes garbage of its own
+  for (let round = 0; round < 40 && least >= 8 * tensors; round++) {
+    const before = allocated()!;
+    for (let i = 0; i < 10; i++) averaged.updateParameters(model);
+    least = Math.min(least, (allocated()! - before) / 10);
+  }
+  assert(least < 8 * tensors, `an update of ${tensors} tensors allocates ${least} bytes`);
 });

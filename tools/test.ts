@@ -88,7 +88,7 @@ async function main(args: readonly string[]): Promise<void> {
   const files = args.length > 0 ? args : ["tests/"];
   const suites: [string, string, string[], (text: string) => Counts | null][] = [
     ["deno test", deno, ["test", "-A", "--quiet", ...files], readDeno],
-    ["bun test", findBun(), ["test", ...args], readBun],
+    ["bun test", findBun(), ["test", "--timeout", "180000", ...args], readBun],
   ];
   if (args.length === 0) {
     suites.push(["the documentation's examples", deno, [

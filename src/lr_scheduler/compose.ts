@@ -208,8 +208,17 @@ class SequentialEngine extends CompositeEngine {
   }
   override advance(values: number[]): void {
     const t = this.lastEpoch + 1, turn = this.#turn(t), child = this.children[turn]!;
-    if (turn > 0 && this.milestones[turn - 1] === t) child.takeOver(values);
-    else child.advance(values);
+    if (turn > 0 && this.milestones[turn - 1] === t) {
+      const before = this.cursor();
+      try {
+        child.takeOver(values);
+      } catch (error) {
+        this.seek(before);
+        throw error;
+      }
+    } else {
+      child.advance(values);
+    }
     this.lastEpoch = t;
     this.steps++;
     for (let i = 0; i < values.length; i++) this.lastLr[i] = values[i]!;

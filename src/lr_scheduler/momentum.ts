@@ -71,7 +71,7 @@ export function momentumWriter(
       for (let i = 0; i < groups.length; i++) momentum.set(groups[i]!, at(i, t));
     },
     undo(groups) {
-      before.forEach((value, i) => momentum.set(groups[i]!, value));
+      before.forEach((value, i) => groups[i] && momentum.set(groups[i], value));
     },
   };
 }

@@ -118,6 +118,7 @@ class PlateauEngine extends Engine {
 
   override adopt(groups: readonly Group[]): void {
     const { minLrs } = this.options;
+    groups.forEach((group, i) => this.lastLr[i] ??= group["lr"] as number);
     for (let i = minLrs.length; i < groups.length; i++) {
       minLrs[i] = forLateGroup(this.minLr, "minLr", groups[i]!["minLr"], i);
     }

@@ -62,7 +62,7 @@ const ORDER = "scheduler.step() was called before optimizer.step(): the first va
  *     optimizer.step();
  *     scheduler.step();
  *   }
- *   assert(optimizer.paramGroups[0].lr === 0.5);
+ *   assert(optimizer.paramGroups[0]!.lr === 0.5);
  * }
  * ```
  */
@@ -103,8 +103,8 @@ export abstract class LRScheduler {
     this.field = field;
     const groups = optimizer.paramGroups as Group[], key = initialKey(field);
     groups.forEach((group, g) => {
-      if (typeof group[field] !== "number") {
-        const numeric = Object.keys(group).filter((k) => typeof group[k] === "number" && !/^initial[A-Z]/.test(k));
+      if (typeof group[field] !== "number" || !Object.hasOwn(optimizer.defaults, field)) {
+        const numeric = Object.keys(optimizer.defaults).filter((k) => typeof group[k] === "number");
         throw new TypeError(`field must be a numeric group option, got ${show(field)}; there is ${numeric.join(", ")}`);
       }
       if (lastEpoch >= 0 && group[key] === undefined) {
@@ -267,6 +267,8 @@ export abstract class LRScheduler {
    * @returns `{ lastEpoch, baseLrs, stepCount, lastLr, …options }`
    */
   stateDict(): SchedulerStateDict {
+    const groups = this.optimizer.paramGroups as Group[];
+    if (groups.length !== this.#known) this.#engine.adopt(groups);
     return this.#engine.save();
   }
 

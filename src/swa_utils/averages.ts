@@ -18,7 +18,7 @@ export type AvgFn = (averaged: number, current: number, nAveraged: number) => nu
 
 /**
  * Changes averages in place: the averaged tensors, the model's, which belong to them one by one and are all of one dtype, and
- * how many updates came before. The model's must stay as they are.
+ * how many updates came before. The lists themselves, and the model's tensors, must stay as they are.
  */
 export type MultiAvgFn = (averaged: Parameter[], current: Parameter[], nAveraged: number) => void;
 

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { LAST_EPOCH } from "../lr_scheduler/options.ts";
 import { cos } from "../optim/math.ts";
 import type { AnyOptimizer } from "../optim/optimizer.ts";
 import type { Schema } from "../optim/options.ts";
@@ -14,6 +13,7 @@ import {
   checkOptimizer,
   forLateGroup,
   integer,
+  LAST_EPOCH,
   listOf,
   numberOrList,
   oneOf,

@@ -106,6 +106,8 @@ export function readTensors(model: Module, whose: string): Entry[] {
   return entries;
 }
 
+const NOTHING: readonly [] = [];
+
 /** What a model's names stood for when it was read, to tell whether they still do. */
 export class TensorTable {
   readonly arrays: readonly AnyArray[];
@@ -124,18 +126,24 @@ export class TensorTable {
 
   /** Whether a model still has these very tensors under these names, and they their arrays with all elements. */
   holds(model: Module): boolean {
-    let i = 0;
-    for (const pair of model.namedParameters()) if (!this.#same(pair[0], pair[1], i++)) return false;
-    if (i !== this.#params) return false;
-    if (model.namedBuffers !== undefined) {
-      for (const pair of model.namedBuffers()) if (!this.#same(pair[0], pair[1], i++)) return false;
+    return this.#hold(model.namedParameters(), 0, this.#params) &&
+      this.#hold(model.namedBuffers?.() ?? NOTHING, this.#params, this.#raws.length);
+  }
+
+  #hold(pairs: Iterable<readonly [string, Entry["raw"]]>, from: number, to: number): boolean {
+    let i = from;
+    if (Array.isArray(pairs)) { // without an iterator, which makes an object a step
+      if (pairs.length !== to - from) return false;
+      for (; i < to; i++) if (!this.#same(pairs[i - from][0], pairs[i - from][1], i)) return false;
+      return true;
     }
-    return i === this.#raws.length;
+    for (const pair of pairs) if (i >= to || !this.#same(pair[0], pair[1], i++)) return false;
+    return i === to;
   }
 
   #same(name: string, raw: Entry["raw"], i: number): boolean {
-    const array = this.arrays[i];
-    return raw === this.#raws[i] && name === this.#names[i] && array !== undefined &&
+    const array = this.arrays[i]!;
+    return raw === this.#raws[i] && name === this.#names[i] &&
       (raw === array || (raw as Parameter).data === array) && array.length === this.#sizes[i];
   }
 }
