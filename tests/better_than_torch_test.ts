@@ -8,26 +8,32 @@ import { readGolden } from "./support/golden.ts";
 
 const IMPLEMENTATIONS = [{ foreach: false, fused: false }, { foreach: true }, { fused: true }] as const;
 
-test("centered RMSprop stays finite where rounding makes the variance negative (torch: NaN)", () => {
-  for (const implementation of IMPLEMENTATIONS) {
-    const n = 1000, p = new Parameter(new Float32Array(n));
-    p.grad = Float32Array.from({ length: n }, (_, i) => 0.1 + i * 0.00037);
-    const optimizer = new RMSprop([p], { centered: true, ...implementation });
-    let negative = 0;
-    for (let t = 0; t < 3000; t++) {
-      optimizer.step();
-      if (t % 100 !== 99) continue;
-      const state = optimizer.state.get(p)!,
-        v = state["squareAvg"] as Float32Array,
-        a = state["gradAvg"] as Float32Array;
-      for (let i = 0; i < n; i++) if (Math.fround(v[i]! - Math.fround(a[i]! * a[i]!)) < 0) negative++;
+test(
+  "centered RMSprop stays finite where rounding makes the variance negative (torch: NaN)",
+  { timeout: 180_000 },
+  () => {
+    for (const implementation of IMPLEMENTATIONS) {
+      const n = 1000, p = new Parameter(new Float32Array(n));
+      p.grad = Float32Array.from({ length: n }, (_, i) => 0.1 + i * 0.00037);
+      const optimizer = new RMSprop([p], { centered: true, ...implementation });
+      let negative = 0;
+      for (let t = 0; t < 3000; t++) {
+        optimizer.step();
+        if (t % 100 !== 99) continue;
+        const state = optimizer.state.get(p)!,
+          v = state["squareAvg"] as Float32Array,
+          a = state["gradAvg"] as Float32Array;
+        for (let i = 0; i < n; i++) if (Math.fround(v[i]! - Math.fround(a[i]! * a[i]!)) < 0) negative++;
+      }
+      assert(negative > 0, "the variance was never negative: this tests nothing");
+      assert(p.data.every(Number.isFinite));
     }
-    assert(negative > 0, "the variance was never negative: this tests nothing");
-    assert(p.data.every(Number.isFinite));
-  }
-});
+  },
+);
 
-test("Rprop compares signs (torch: the product of 1e-25 with itself underflows, and the step never grows)", () => {
+test("Rprop compares signs (torch: the product of 1e-25 with itself underflows, and the step never grows)", {
+  timeout: 180_000,
+}, () => {
   for (const implementation of IMPLEMENTATIONS) {
     const p = new Parameter([0]), optimizer = new Rprop([p], { lr: 0.5, ...implementation });
     p.grad = Float32Array.of(1e-25);
@@ -40,7 +46,7 @@ test("Rprop compares signs (torch: the product of 1e-25 with itself underflows, 
   }
 });
 
-test("Rprop reads lr only when the state is made, as torch does", () => {
+test("Rprop reads lr only when the state is made, as torch does", { timeout: 180_000 }, () => {
   const p = new Parameter([0]), optimizer = new Rprop([p], { lr: 0.5 });
   p.grad = Float32Array.of(1);
   optimizer.step();
@@ -49,59 +55,73 @@ test("Rprop reads lr only when the state is made, as torch does", () => {
   assert(Math.abs(p.data[0]! + 1.1) < 1e-6); // 0.5 + 0.5 · 1.2
 });
 
-test("Rprop checks stepSizes (torch: does not)", () => {
+test("Rprop checks stepSizes (torch: does not)", { timeout: 180_000 }, () => {
   const p = new Parameter([0]);
   assertThrows(() => new Rprop([p], { stepSizes: [1, 0.5] }), RangeError, "stepSizes must be in order, got [1, 0.5]");
   assertThrows(() => new Rprop([p], { stepSizes: [-1, 0.5] }), RangeError, "stepSizes[0] must be >= 0, got -1");
   assertThrows(() => new Rprop([p], { etas: [1.1, 1.2] }), RangeError, "etas must be < 1 and > 1, got [1.1, 1.2]");
 });
 
-test("Adagrad honours a group's initialAccumulatorValue (torch: the constructor's for all)", () => {
-  const a = new Parameter([0]), b = new Parameter([0]);
-  const optimizer = new Adagrad([{ params: [a], initialAccumulatorValue: 4 }, { params: [b] }], {
-    initialAccumulatorValue: 1,
-  });
-  assertEquals([a, b].map((p) => (optimizer.state.get(p)!["sum"] as Float32Array)[0]), [4, 1]);
-});
+test(
+  "Adagrad honours a group's initialAccumulatorValue (torch: the constructor's for all)",
+  { timeout: 180_000 },
+  () => {
+    const a = new Parameter([0]), b = new Parameter([0]);
+    const optimizer = new Adagrad([{ params: [a], initialAccumulatorValue: 4 }, { params: [b] }], {
+      initialAccumulatorValue: 1,
+    });
+    assertEquals([a, b].map((p) => (optimizer.state.get(p)!["sum"] as Float32Array)[0]), [4, 1]);
+  },
+);
 
-test("Adagrad makes its state in the constructor, as torch does, and for later groups at the first step", () => {
+test("Adagrad makes its state in the constructor, as torch does, and for later groups at the first step", {
+  timeout: 180_000,
+}, () => {
   const a = new Parameter([0]), b = new Parameter([0]), optimizer = new Adagrad([a]);
   assertEquals(optimizer.stateDict().state[0], { step: 0, sum: Float32Array.of(0) });
   optimizer.addParamGroup({ params: [b] });
   assert(!optimizer.state.has(b));
 });
 
-test("ASGD computes eta at the end of a step, as torch does: a new lr counts one step later", () => {
-  const p = new Parameter([0]), optimizer = new ASGD([p], { lr: 1, lambd: 0 });
-  p.grad = Float32Array.of(1);
-  optimizer.step();
-  optimizer.paramGroups[0]!.lr = 0.5;
-  optimizer.step();
-  assertEquals(p.data[0], -2);
-  optimizer.step();
-  assertEquals(p.data[0], -2.5);
-});
+test(
+  "ASGD computes eta at the end of a step, as torch does: a new lr counts one step later",
+  { timeout: 180_000 },
+  () => {
+    const p = new Parameter([0]), optimizer = new ASGD([p], { lr: 1, lambd: 0 });
+    p.grad = Float32Array.of(1);
+    optimizer.step();
+    optimizer.paramGroups[0]!.lr = 0.5;
+    optimizer.step();
+    assertEquals(p.data[0], -2);
+    optimizer.step();
+    assertEquals(p.data[0], -2.5);
+  },
+);
 
-test("integers are betas (torch: betas must be either both floats or both Tensors)", () => {
+test("integers are betas (torch: betas must be either both floats or both Tensors)", { timeout: 180_000 }, () => {
   const p = new Parameter([1]);
   p.grad = Float32Array.of(2);
   new Adam([p], { betas: [0, 0], lr: 0.5 }).step();
   assertEquals(p.data[0], 0.5);
 });
 
-test("NaN is no lr (torch's SGD takes it), and groups are validated (torch's are not)", () => {
+test("NaN is no lr (torch's SGD takes it), and groups are validated (torch's are not)", { timeout: 180_000 }, () => {
   assertThrows(() => new SGD([new Parameter([1])], { lr: NaN }), RangeError, "lr must be >= 0, got NaN");
   assertThrows(() => new SGD([{ params: [new Parameter([1])], lr: -1 }]), RangeError, "lr must be >= 0, got -1");
 });
 
-test("a parameter or a name that appears twice is refused (torch: warns, or says nothing)", () => {
-  const p = new Parameter([1]);
-  assertThrows(() => new SGD([p, p]), RangeError, "a parameter must appear once");
-  const pairs: [string, Parameter][] = [["a", p], ["a", new Parameter([2])]];
-  assertThrows(() => new SGD(pairs), RangeError, 'got "a" for');
-});
+test(
+  "a parameter or a name that appears twice is refused (torch: warns, or says nothing)",
+  { timeout: 180_000 },
+  () => {
+    const p = new Parameter([1]);
+    assertThrows(() => new SGD([p, p]), RangeError, "a parameter must appear once");
+    const pairs: [string, Parameter][] = [["a", p], ["a", new Parameter([2])]];
+    assertThrows(() => new SGD(pairs), RangeError, 'got "a" for');
+  },
+);
 
-test("step counts are exact beyond 2^24 (torch's float32 stops there)", () => {
+test("step counts are exact beyond 2^24 (torch's float32 stops there)", { timeout: 180_000 }, () => {
   for (const { make, name } of ROWS) {
     const p = new Parameter([1]), optimizer = new make([p]);
     p.grad = Float32Array.of(1);
@@ -113,24 +133,28 @@ test("step counts are exact beyond 2^24 (torch's float32 stops there)", () => {
   }
 });
 
-test("saved numbers are not cast: a float64 NAdam resumes to the bit (torch: differs by 6e-10)", () => {
-  const make = (data: Float64Array) => new Parameter(data, { dtype: "float64" });
-  const a = make(Float64Array.of(1, 2)), straight = new NAdam([a]);
-  const grad = Float64Array.of(0.3, -0.7);
-  a.grad = grad;
-  for (let t = 0; t < 5; t++) straight.step();
-  const b = make(new Float64Array(a.data as Float64Array)), resumed = new NAdam([b]);
-  resumed.loadStateDict(straight.stateDict());
-  assertEquals(resumed.state.get(b)!["muProduct"], straight.state.get(a)!["muProduct"]);
-  b.grad = grad;
-  for (let t = 0; t < 5; t++) {
-    straight.step();
-    resumed.step();
-  }
-  assertEquals([...b.data], [...a.data]);
-});
+test(
+  "saved numbers are not cast: a float64 NAdam resumes to the bit (torch: differs by 6e-10)",
+  { timeout: 180_000 },
+  () => {
+    const make = (data: Float64Array) => new Parameter(data, { dtype: "float64" });
+    const a = make(Float64Array.of(1, 2)), straight = new NAdam([a]);
+    const grad = Float64Array.of(0.3, -0.7);
+    a.grad = grad;
+    for (let t = 0; t < 5; t++) straight.step();
+    const b = make(new Float64Array(a.data as Float64Array)), resumed = new NAdam([b]);
+    resumed.loadStateDict(straight.stateDict());
+    assertEquals(resumed.state.get(b)!["muProduct"], straight.state.get(a)!["muProduct"]);
+    b.grad = grad;
+    for (let t = 0; t < 5; t++) {
+      straight.step();
+      resumed.step();
+    }
+    assertEquals([...b.data], [...a.data]);
+  },
+);
 
-test("SGD takes a first gradient that comes late, in a fused step (torch: TypeError)", () => {
+test("SGD takes a first gradient that comes late, in a fused step (torch: TypeError)", { timeout: 180_000 }, () => {
   const a = new Parameter([1]),
     b = new Parameter([1]),
     optimizer = new SGD([a, b], { lr: 1, momentum: 0.5, dampening: 0.5, fused: true });
@@ -141,7 +165,9 @@ test("SGD takes a first gradient that comes late, in a fused step (torch: TypeEr
   assertEquals([...a.data, ...b.data], [-1, 0]); // a: 1 - 1 - (0.5 + 0.5); b: undampened at its first step
 });
 
-test("bfloat16 and float16 parameters change in a fused SGD step (torch 2.13 leaves whole vectors as they are)", () => {
+test("bfloat16 and float16 parameters change in a fused SGD step (torch 2.13 leaves whole vectors as they are)", {
+  timeout: 180_000,
+}, () => {
   for (const dtype of ["bfloat16", "float16"] as const) {
     const p = new Parameter(new Array(70).fill(1), { dtype }), before = [...p.data];
     p.grad = new Parameter(new Array(70).fill(1), { dtype }).data;
@@ -150,7 +176,7 @@ test("bfloat16 and float16 parameters change in a fused SGD step (torch 2.13 lea
   }
 });
 
-test("momentum, amsgrad and centered may be switched on later (torch: KeyError)", () => {
+test("momentum, amsgrad and centered may be switched on later (torch: KeyError)", { timeout: 180_000 }, () => {
   const p = new Parameter([1]);
   p.grad = Float32Array.of(1);
   const adam = new Adam([p]);
@@ -165,7 +191,9 @@ test("momentum, amsgrad and centered may be switched on later (torch: KeyError)"
   assertEquals(Object.keys(rmsprop.state.get(p)!).sort(), ["gradAvg", "momentumBuffer", "squareAvg", "step"]);
 });
 
-test("float32 is no farther from the exact result than torch is: the geometric mean of the ratios is at most 1.05", async () => {
+test("float32 is no farther from the exact result than torch is: the geometric mean of the ratios is at most 1.05", {
+  timeout: 180_000,
+}, async () => {
   const { errorsAgainstTruth } = await import("./support/truth.ts");
   const ratios: Record<"maxUlp" | "meanUlp", number[]> = { maxUlp: [], meanUlp: [] };
   for (const { name, make } of ROWS) {

@@ -12,7 +12,7 @@ const EXAMPLES: Record<string, string> = {
 };
 
 for (const [name, says] of Object.entries(EXAMPLES)) {
-  test(`examples/${name} does what it promises`, async () => {
+  test(`examples/${name} does what it promises`, { timeout: 180_000 }, async () => {
     const path = `examples/${name}`;
     const { code, stdout, stderr } = await run(process.execPath, IS_BUN ? [path] : ["run", "-A", "--quiet", path]);
     assertEquals(code, 0, stderr);

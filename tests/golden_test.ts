@@ -37,7 +37,7 @@ const IMPLEMENTATIONS: Record<string, Record<string, unknown>> = {
   "fused": { fused: true },
 };
 
-test("the golden replays run against the native library", () => {
+test("the golden replays run against the native library", { timeout: 180_000 }, () => {
   assert(backend().name.endsWith("-ffi"), `the native library is not in use: ${backend().why}`);
 });
 
@@ -181,11 +181,15 @@ function stateDict(c: StateDictCase, make: AnyOptimizer, options: Record<string,
 for (const { name, make } of [...ROWS, SPARSE_ADAM]) {
   for (const c of readGolden(name)) {
     if ("expectStateDict" in c) {
-      test(`${name} stateDict() and loadStateDict() are torch's: ${c.name}`, () => {
+      test(`${name} stateDict() and loadStateDict() are torch's: ${c.name}`, { timeout: 180_000 }, () => {
         for (const options of Object.values(IMPLEMENTATIONS)) stateDict(c, make, options);
       });
     } else {
-      test(`${name} follows torch's trajectory in every implementation: ${c.name}`, () => trajectory(c, make));
+      test(
+        `${name} follows torch's trajectory in every implementation: ${c.name}`,
+        { timeout: 180_000 },
+        () => trajectory(c, make),
+      );
     }
   }
 }

@@ -39,13 +39,15 @@ function assertSame(actual: TypedArray[], expected: TypedArray[], dtype: DType, 
   actual.forEach((a, i) => assertSameBits(a, expected[i]!, dtype, `${what}, array ${i}`));
 }
 
-test("kernels are compared against the native library", () => {
+test("kernels are compared against the native library", { timeout: 180_000 }, () => {
   assert(backend().name.endsWith("-ffi"), `the native library is not in use: ${backend().why}`);
 });
 
 for (const row of ROWS) {
   for (const dtype of DTYPES) {
-    test(`${row.name} has the same bits in ${dtype} for every implementation, instruction set and thread count`, () => {
+    test(`${row.name} has the same bits in ${dtype} for every implementation, instruction set and thread count`, {
+      timeout: 180_000,
+    }, () => {
       const native = bestBackend(), best = native.isa, threads = getNumThreads();
       try {
         for (const variant of row.variants) {
@@ -75,7 +77,9 @@ for (const row of ROWS) {
 const LENGTHS = [0, 1, 2, 15, 16, 17, 31, 33, 4095, 4096, 4097, 3 * 4096 + 5, 300_007];
 
 for (const op of REDUCTIONS) {
-  test(`the reduction ${op} has the same bits for every backend, instruction set and thread count`, () => {
+  test(`the reduction ${op} has the same bits for every backend, instruction set and thread count`, {
+    timeout: 180_000,
+  }, () => {
     const native = bestBackend(), best = native.isa;
     try {
       for (const dtype of DTYPES) {
@@ -109,7 +113,7 @@ for (const op of REDUCTIONS) {
   });
 }
 
-test("reductions are what their names say", () => {
+test("reductions are what their names say", { timeout: 180_000 }, () => {
   const x = [1, -2, 3, -4], y = [5, 6, 7, 8];
   const expected: Record<Reduction, number> = { sum: -2, sumAbs: 10, sumSq: 30, dot: -18, maxAbs: 4 };
   for (const which of [jsBackend, bestBackend()]) {
@@ -123,7 +127,7 @@ test("reductions are what their names say", () => {
   }
 });
 
-test("a reduction of a NaN is NaN, and of nothing 0", () => {
+test("a reduction of a NaN is NaN, and of nothing 0", { timeout: 180_000 }, () => {
   for (const which of [jsBackend, bestBackend()]) {
     for (const op of ["sum", "sumAbs", "sumSq", "maxAbs"] as const) {
       for (const at of [0, 5, 40]) {

@@ -11,17 +11,17 @@ import { IS_BUN, ROOT, run } from "./support/runtime.ts";
 const readme = readFileSync(join(ROOT, "README.md"), "utf8");
 
 for (const name of ["first_deno.ts", "first_bun.ts"]) {
-  test(`the README has examples/${name} as it is`, () => {
+  test(`the README has examples/${name} as it is`, { timeout: 180_000 }, () => {
     const source = readFileSync(join(ROOT, "examples", name), "utf8");
     assert(readme.includes("```ts\n" + source + "```"), `README.md does not have examples/${name} as it is`);
   });
 }
 
-test("the README's tables of implementations are what the classes say", () => {
+test("the README's tables of implementations are what the classes say", { timeout: 180_000 }, () => {
   assertEquals(readme, withTables(readme), "run: deno run -A tools/readme_tables.ts");
 });
 
-test("the first program runs and finds what it looks for", async () => {
+test("the first program runs and finds what it looks for", { timeout: 180_000 }, async () => {
   if (IS_BUN) {
     const { code, stdout } = await run(process.execPath, ["examples/first_bun.ts"]);
     assertEquals(code, 0);

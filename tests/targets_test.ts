@@ -26,7 +26,7 @@ const rules = [
 ]
   .map((m) => m[1]!);
 
-test("every rule compiles for WebAssembly, with the whole ABI and nothing to import", () => {
+test("every rule compiles for WebAssembly, with the whole ABI and nothing to import", { timeout: 180_000 }, () => {
   inFolder((folder) => {
     const output = join(folder, "flatstep.wasm");
     compileOther("wasm", output);
@@ -45,38 +45,42 @@ test("every rule compiles for WebAssembly, with the whole ABI and nothing to imp
   });
 });
 
-test("every rule compiles as CUDA kernels of .rn arithmetic, without contraction or flushing to zero, for every dtype", () => {
-  inFolder((folder) => {
-    const output = join(folder, "flatstep.ptx");
-    compileOther("ptx", output);
-    const text = readFileSync(output, "utf8");
-    const entries = [...text.matchAll(/\.entry (\w+)/g)].map((m) => m[1]!).sort();
-    assertEquals(
-      entries,
-      rules.flatMap((rule) => ["f32", "f64", "bf16", "f16"].map((dtype) => `${rule}_${dtype}`)).sort(),
-    );
-    for (const [line] of text.matchAll(/^\s+\w+[\w.]*\.f(32|64)\s.*$/gm)) {
-      const [instruction] = line.trim().split(/\s/);
-      assert(
-        !/^fma|^mad|\.ftz|\.approx|\.rz|\.rm|\.rp/.test(instruction!),
-        `not rounded as on the CPU: ${line.trim()}`,
+test(
+  "every rule compiles as CUDA kernels of .rn arithmetic, without contraction or flushing to zero, for every dtype",
+  { timeout: 180_000 },
+  () => {
+    inFolder((folder) => {
+      const output = join(folder, "flatstep.ptx");
+      compileOther("ptx", output);
+      const text = readFileSync(output, "utf8");
+      const entries = [...text.matchAll(/\.entry (\w+)/g)].map((m) => m[1]!).sort();
+      assertEquals(
+        entries,
+        rules.flatMap((rule) => ["f32", "f64", "bf16", "f16"].map((dtype) => `${rule}_${dtype}`)).sort(),
       );
-      assert(
-        !/^(add|sub|mul|div|sqrt)\./.test(instruction!) || instruction!.includes(".rn"),
-        `contraction is possible: ${line.trim()}`,
-      );
-    }
-    for (const arch of ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]) {
-      const { status, stderr, error } = spawnSync("ptxas", [
-        `-arch=${arch}`,
-        "-v",
-        output,
-        "-o",
-        join(folder, "out.cubin"),
-      ], { encoding: "utf8" });
-      if (error) return console.log("skipped: there is no ptxas on this machine to assemble the PTX");
-      assertEquals(status, 0, `${arch}: ${stderr.slice(0, 400)}`);
-      for (const [, bytes] of stderr.matchAll(/(\d+) bytes spill/g)) assertEquals(bytes, "0", arch);
-    }
-  });
-});
+      for (const [line] of text.matchAll(/^\s+\w+[\w.]*\.f(32|64)\s.*$/gm)) {
+        const [instruction] = line.trim().split(/\s/);
+        assert(
+          !/^fma|^mad|\.ftz|\.approx|\.rz|\.rm|\.rp/.test(instruction!),
+          `not rounded as on the CPU: ${line.trim()}`,
+        );
+        assert(
+          !/^(add|sub|mul|div|sqrt)\./.test(instruction!) || instruction!.includes(".rn"),
+          `contraction is possible: ${line.trim()}`,
+        );
+      }
+      for (const arch of ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]) {
+        const { status, stderr, error } = spawnSync("ptxas", [
+          `-arch=${arch}`,
+          "-v",
+          output,
+          "-o",
+          join(folder, "out.cubin"),
+        ], { encoding: "utf8" });
+        if (error) return console.log("skipped: there is no ptxas on this machine to assemble the PTX");
+        assertEquals(status, 0, `${arch}: ${stderr.slice(0, 400)}`);
+        for (const [, bytes] of stderr.matchAll(/(\d+) bytes spill/g)) assertEquals(bytes, "0", arch);
+      }
+    });
+  },
+);

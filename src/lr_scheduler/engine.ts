@@ -182,7 +182,6 @@ export class LeafEngine extends Engine {
   /** What is past the whole epoch, of CosineAnnealingWarmRestarts. */
   fraction = 0;
   readonly #key: string;
-  readonly #next: NonNullable<Schedule["next"]>;
   #initials: number[] = [];
   #marked = 0;
   #scratch: number[] = [];
@@ -197,9 +196,6 @@ export class LeafEngine extends Engine {
     this.lastEpoch = lastEpoch;
     this.usesBase = schedule.usesBase ?? schedule.next === undefined;
     this.#key = initialKey(field);
-    this.#next = schedule.next === undefined
-      ? (_value, base, t, group) => schedule.at(base, t, group)
-      : (value, base, t, group, steps) => schedule.next!(value, base, t, group, steps);
   }
 
   override adopt(groups: readonly Group[]): void {
@@ -222,16 +218,13 @@ export class LeafEngine extends Engine {
 
   /** The values of an epoch, from the present ones. */
   protected compute(values: readonly number[], out: number[], t: number, steps: number, starting: boolean): void {
-    const { baseLrs } = this, n = values.length;
-    if (starting) {
-      for (let i = 0; i < n; i++) {
-        out[i] = this.schedule.start
-          ? this.schedule.start(values[i]!, baseLrs[i]!, i)
-          : this.schedule.at(baseLrs[i]!, 0, i);
-      }
+    const { baseLrs, schedule } = this, n = values.length;
+    if (starting && schedule.start) {
+      for (let i = 0; i < n; i++) out[i] = schedule.start(values[i]!, baseLrs[i]!, i);
+    } else if (starting || !schedule.next) {
+      for (let i = 0; i < n; i++) out[i] = schedule.at(baseLrs[i]!, t, i);
     } else {
-      const next = this.#next;
-      for (let i = 0; i < n; i++) out[i] = next(values[i]!, baseLrs[i]!, t, i, steps);
+      for (let i = 0; i < n; i++) out[i] = schedule.next(values[i]!, baseLrs[i]!, t, i, steps);
     }
   }
 

@@ -85,12 +85,12 @@ class PlateauEngine extends Engine {
 
   #isBetter(metric: number): boolean {
     const { mode, threshold, thresholdMode } = this.options, { best } = this;
-    const margin = thresholdMode === "abs"
-      ? threshold
-      : Math.abs(best) === Infinity
-      ? 0
-      : Math.max(0, threshold * best);
-    return mode === "min" ? metric < best - margin : metric > best + margin;
+    if (metric === best) return false; // a negative best's margin is on the wrong side, as torch has it
+    if (Math.abs(best) === Infinity) return mode === "min" ? metric < best : metric > best;
+    const [low, high] = thresholdMode === "abs"
+      ? [best - threshold, best + threshold]
+      : [best * (1 - threshold), best * (1 + threshold)];
+    return mode === "min" ? metric < low : metric > high;
   }
 
   /** Takes a metric in. */
@@ -177,15 +177,15 @@ export const isPlateau = (engine: Engine): boolean => engine instanceof PlateauE
  *
  * ```text
  * better: metric < best - margin with "min", metric > best + margin with "max"
- * margin = threshold max(0, best) with "rel", threshold with "abs"
+ * margin = threshold best with "rel", threshold with "abs"; the best itself, come again, is not better
  * not better more than patience times in a row: lr = max(lr factor, minLr), then cooldown epochs that do not count
  * ```
  *
  * NaN is never better. It has no base and writes nothing at construction.
  *
- * torch source: `torch/optim/lr_scheduler.py`. Differences: with `"rel"` a metric must be better than a negative best too
- * (torch's `best (1 - threshold)` is then on the wrong side: a loss that stays at -10 counts as better each time, and the
- * rate is never reduced); groups added later take part.
+ * torch source: `torch/optim/lr_scheduler.py`. Differences: a metric that stays where it is never counts as better. (With
+ * `"rel"` and a negative best the margin is on the wrong side, here as in torch, where a loss that stays at -10 counts as
+ * better each time and the rate is never reduced: `"abs"` is the mode for such metrics.) Groups added later take part.
  *
  * @example
  * ```ts
