@@ -56,6 +56,7 @@ export type {
 } from "./src/optim/param_group.ts";
 export type { ParameterState, StateDict, StateDictGroup, StateValue } from "./src/optim/state_dict.ts";
 export { ElementwiseOptimizer, type ElementwiseOptions } from "./src/optim/elementwise.ts";
+export { Adafactor, type AdafactorOptions } from "./src/optim/adafactor.ts";
 export { Adam, type AdamOptions } from "./src/optim/adam.ts";
 export { AdamW, type AdamWOptions } from "./src/optim/adamw.ts";
 export { SGD, type SGDOptions } from "./src/optim/sgd.ts";
@@ -68,6 +69,8 @@ export { RMSprop, type RMSpropOptions } from "./src/optim/rmsprop.ts";
 export { Rprop, type RpropOptions } from "./src/optim/rprop.ts";
 export { ASGD, type ASGDOptions } from "./src/optim/asgd.ts";
 export { SparseAdam, type SparseAdamOptions } from "./src/optim/sparse_adam.ts";
+export { Muon, type MuonOptions } from "./src/optim/muon.ts";
+export { TensorwiseOptimizer } from "./src/optim/tensorwise.ts";
 export * as foreach from "./src/foreach.ts";
 export * as swaUtils from "./src/swa_utils/mod.ts";
 export {
@@ -127,3 +130,4 @@ export {
   StepLR,
   type StepLROptions,
 } from "./src/lr_scheduler/mod.ts";
+export { plotSchedule } from "./src/plot.ts";

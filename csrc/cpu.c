@@ -4,7 +4,7 @@
  * On x86-64: the baseline (SSE2), AVX2 and AVX-512, by CPUID and by what the system saves on a context switch (XGETBV).
  * On arm64 the baseline is NEON and there is nothing to choose.
  */
-#include "internal.h"
+#include "tensor.h"
 
 #include <stdatomic.h>
 
@@ -21,16 +21,24 @@
 
 #define FS_ISA_NAME base
 #define FS_TARGET
+#define FS_VECTOR 16
+#define FS_DOWN 4
 #include FS_FOR_DTYPES
 #undef FS_ISA_NAME
 #undef FS_TARGET
+#undef FS_VECTOR
+#undef FS_DOWN
 
 #if FS_X86
 #define FS_ISA_NAME avx2
 #define FS_TARGET __attribute__((target("avx2")))
+#define FS_VECTOR 32
+#define FS_DOWN 4
 #include FS_FOR_DTYPES
 #undef FS_ISA_NAME
 #undef FS_TARGET
+#undef FS_VECTOR
+#undef FS_DOWN
 
 #define FS_ISA_NAME avx512
 #if defined(__clang__) /* without evex512 it keeps to 256 bits */
@@ -38,9 +46,13 @@
 #else
 #define FS_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 #endif
+#define FS_VECTOR 64
+#define FS_DOWN 8
 #include FS_FOR_DTYPES
 #undef FS_ISA_NAME
 #undef FS_TARGET
+#undef FS_VECTOR
+#undef FS_DOWN
 #endif
 
 /* The table of rules. */
@@ -77,13 +89,17 @@ static const fs_kernel kernels[][FS_ISAS][FS_DTYPES] = {
 #include "rules.def"
 #undef RULE
 };
-static const fs_chunk chunks[FS_ISAS][FS_DTYPES] = {
-    FS_CHUNKS(base),
+#define FS_TENSORS(isa) \
+  {&fs_tensor_kernels_f32_##isa, &fs_tensor_kernels_f64_##isa, &fs_tensor_kernels_bf16_##isa, &fs_tensor_kernels_f16_##isa}
+#define FS_MATMULS(isa) {&fs_matmul_kernels_f32_##isa, &fs_matmul_kernels_f64_##isa}
 #if FS_X86
-    FS_CHUNKS(avx2),
-    FS_CHUNKS(avx512),
+#define FS_EACH_ISA(of) of(base), of(avx2), of(avx512)
+#else
+#define FS_EACH_ISA(of) of(base)
 #endif
-};
+static const fs_chunk chunks[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_CHUNKS)};
+static const fs_tensor_kernels *const tensor_kernels[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_TENSORS)};
+static const fs_matmul_kernels *const matmul_kernels[FS_ISAS][2] = {FS_EACH_ISA(FS_MATMULS)};
 
 /* 1 + the instruction set in use; 0: not yet looked. */
 static atomic_uint chosen;
@@ -116,6 +132,8 @@ static uint32_t current_isa(void) {
 
 fs_kernel fs_kernel_of(uint32_t rule, uint32_t dtype) { return kernels[rule][current_isa()][dtype]; }
 fs_chunk fs_chunk_of(uint32_t dtype) { return chunks[current_isa()][dtype]; }
+const fs_tensor_kernels *fs_tensor_kernels_of(uint32_t dtype) { return tensor_kernels[current_isa()][dtype]; }
+const fs_matmul_kernels *fs_matmul_kernels_of(uint32_t dtype) { return matmul_kernels[current_isa()][dtype == FS_F64]; }
 
 uint32_t fs_isa(void) {
 #if defined(__aarch64__)

@@ -49,7 +49,8 @@ enum fs_status {
   FS_ERR_ALIGN = -7,    /* a pointer that is not a multiple of its element's size */
   FS_ERR_OP = -8,       /* no such reduction */
   FS_ERR_SCRATCH = -9,  /* the scratch array is too short */
-  FS_ERR_ROW = -10      /* a row that is not there */
+  FS_ERR_ROW = -10,     /* a row that is not there */
+  FS_ERR_SHAPE = -11    /* a shape that the rule does not take */
 };
 
 /** One update rule in one dtype over a table of tensors. */
@@ -130,5 +131,42 @@ enum fs_reduce_op { FS_SUM = 0, FS_SUM_ABS = 1, FS_SUM_SQ = 2, FS_DOT = 3, FS_MA
  */
 FS_API int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t rows, double *partials,
                          uint32_t partials_length, double *results, uint32_t threads);
+
+/**
+ * Rules that look at a whole tensor: norms, rows and columns, products of matrices. Their table has rows of 7 words,
+ *
+ *   { u64 batches | u64 rows | u64 columns | param | grad | first | second }
+ *
+ * for `batches` matrices behind each other, or, with batches = 0, a vector of `columns` elements. A tensor without elements
+ * is skipped and its pointers are not looked at. Each has a row of hyperparameters:
+ *
+ *   Adafactor  sign, weight (of what is new in the averages), eps1, 1 / eps1, eps2, rho, clip, decay
+ *              first: rowVar [batches, rows], second: colVar [batches, columns]; of a vector, first: variance
+ *   Muon       sign, momentum, 1 - momentum, nesterov (0 or 1), a, b, c, steps (0 … 99), eps, decay, step
+ *              first: momentumBuffer; one matrix a row of the table
+ */
+enum fs_tensor_rule { FS_ADAFACTOR = 0, FS_MUON = 1, FS_TENSOR_RULES = 2 };
+
+/** *length = the doubles of scratch that fs_run_tensors needs for this table. */
+FS_API int32_t fs_tensor_scratch(uint32_t rule, uint32_t dtype, const uint64_t *table, uint32_t count, uint32_t threads,
+                                 double *length);
+
+/** Runs a step of `count` tensors, in the order of the table. Everything is checked first. */
+FS_API int32_t fs_run_tensors(uint32_t rule, uint32_t dtype, const uint64_t *table, uint32_t count, const double *hypers,
+                              double *scratch, uint32_t scratch_length, uint32_t threads);
+
+/** Doubles of scratch that fs_matmul needs. */
+FS_API uint32_t fs_matmul_scratch(uint32_t dtype, uint32_t threads);
+
+/** How the matrices of a product lie, and that the result and `add` are symmetric: half of it is computed. */
+enum fs_matmul_flags { FS_A_TRANSPOSED = 1, FS_B_TRANSPOSED = 2, FS_SYMMETRIC = 4 };
+
+/**
+ * out [m, n] = beta * add + alpha * a b, of words { m | n | k | flags | a [m, k] | b [k, n] | add [m, n] or null | out |
+ * double alpha | double beta }, row-major; a transposed matrix lies as [k, m] or [n, k]. float32 and float64. The terms of
+ * each element are added in the order of k, every product and every sum rounded: the bits of three plain loops.
+ */
+FS_API int32_t fs_matmul(uint32_t dtype, const uint64_t *words, double *scratch, uint32_t scratch_length,
+                         uint32_t threads);
 
 #endif

@@ -42,6 +42,9 @@ fs_chunk fs_chunk_of(uint32_t dtype);
 /** task(context, part) for every part in [0, parts), on up to `parts` threads; returns when all are done. */
 void fs_parallel(void (*task)(void *context, uint32_t part), void *context, uint32_t parts);
 
+/** How many threads so many bytes of buffers are worth: at least 1, at most `threads`. */
+uint32_t fs_parts_for(uint64_t bytes, uint32_t threads);
+
 /** The floating-point environment rules are defined in: round to nearest, denormals kept. */
 uint32_t fs_enter_float(void);
 void fs_leave_float(uint32_t saved);

@@ -140,7 +140,7 @@ static void run_part(void *context, uint32_t part) {
   fs_leave_float(saved);
 }
 
-static uint32_t parts_for(uint64_t bytes, uint32_t threads) {
+uint32_t fs_parts_for(uint64_t bytes, uint32_t threads) {
   const uint64_t worth = bytes / atomic_load_explicit(&grain, memory_order_relaxed);
   const uint32_t most = threads > FS_MAX_THREADS ? FS_MAX_THREADS : threads;
   return worth < 2 || most < 2 ? 1 : worth < most ? (uint32_t)worth : most;
@@ -160,7 +160,7 @@ int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads) {
   if (elements == 0) return FS_OK;
   run r;
   r.jobs = jobs;
-  const uint32_t parts = parts_for(bytes, threads);
+  const uint32_t parts = fs_parts_for(bytes, threads);
   split(&r, count, elements, parts);
   fs_parallel(run_part, &r, parts);
   return FS_OK;
@@ -219,7 +219,7 @@ int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t r
   }
   if (chunks > 0 && partials == NULL) return FS_ERR_NULL;
   const uint64_t bytes = chunks * FS_REDUCE_CHUNK * size * (words - 1);
-  reduction r = {table, partials, fs_chunk_of(dtype), chunks, op, rows, words, size, parts_for(bytes, threads)};
+  reduction r = {table, partials, fs_chunk_of(dtype), chunks, op, rows, words, size, fs_parts_for(bytes, threads)};
   fs_parallel(reduce_part, &r, r.parts);
 
   /* The partial results of a row are reduced in the same way, until one is left. */

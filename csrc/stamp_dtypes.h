@@ -1,4 +1,4 @@
-/** stamp.h and reduce.h for each dtype; included once for each instruction set. */
+/** stamp.h, reduce.h and the loops of tensor.h for each dtype; included once for each instruction set. */
 #define FS_DTYPE f32
 #define real float
 #define elem float
@@ -7,6 +7,8 @@
 #include "stamp.h"
 #ifndef FS_NO_REDUCE
 #include "reduce.h"
+#include "tensor_kernels.h"
+#include "matmul_kernels.h"
 #endif
 #undef FS_DTYPE
 #undef elem
@@ -16,6 +18,7 @@
 #include "stamp.h"
 #ifndef FS_NO_REDUCE
 #include "reduce.h"
+#include "tensor_kernels.h"
 #endif
 #undef FS_DTYPE
 
@@ -23,6 +26,7 @@
 #include "stamp.h"
 #ifndef FS_NO_REDUCE
 #include "reduce.h"
+#include "tensor_kernels.h"
 #endif
 #undef FS_DTYPE
 #undef elem
@@ -38,6 +42,8 @@
 #include "stamp.h"
 #ifndef FS_NO_REDUCE
 #include "reduce.h"
+#include "tensor_kernels.h"
+#include "matmul_kernels.h"
 #endif
 #undef FS_DTYPE
 #undef elem

@@ -5,6 +5,10 @@
 #include "cpu.c"
 #include "run.c"
 #include "rows.c"
+#include "matmul.c"
+#include "adafactor.c"
+#include "muon.c"
+#include "tensors.c"
 
 void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
   for (uint32_t part = 0; part < parts; part++) task(context, part);

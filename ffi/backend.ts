@@ -73,6 +73,73 @@ export interface Job {
   bindHypers(hypers: Float64Array, rows: number): void;
 }
 
+/** The rules that look at a whole tensor, in the library's numbering. */
+export const TENSOR_RULES = ["adafactor", "muon"] as const;
+
+/** How a tensor's elements lie: `batches` matrices behind each other, or, with `batches` 0, a vector of `columns`. */
+export interface TensorShape {
+  /** How many matrices; 0: it is a vector. */
+  readonly batches: number;
+  /** The rows of a matrix. */
+  readonly rows: number;
+  /** The columns of a matrix; the elements of a vector. */
+  readonly columns: number;
+}
+
+/** A rule that looks at a whole tensor (norms, rows and columns, products): a C file, and once more in TypeScript. */
+export interface TensorRule {
+  /** The name of the C file. */
+  readonly name: typeof TENSOR_RULES[number];
+  /** The buffers, with their access: the parameter, the gradient, one or two of state. */
+  readonly buffers: readonly string[];
+  /** The hyperparameters in order; not rounded before they are used. */
+  readonly hypers: readonly string[];
+  /**
+   * The body: a step of one tensor.
+   *
+   * @param round rounds to the arithmetic type, as in {@linkcode Rule}
+   * @param shape how the elements lie; there is at least one
+   * @param h the hyperparameters
+   * @param b the buffers; 16-bit ones as float32, which are rounded when they are stored
+   */
+  readonly body: (
+    round: (x: number) => number,
+    shape: TensorShape,
+    h: readonly number[],
+    b: readonly Numbers[],
+  ) => void;
+}
+
+/** A tensor of a step: its shape, and the arrays of its rule's buffers. */
+export interface Tensor extends TensorShape {
+  /** The arrays, in the order of the rule's buffers. */
+  readonly buffers: readonly TypedArray[];
+}
+
+/**
+ * A product of row-major matrices: out [m, n] = beta * add + alpha * a b. Each element's terms are added in the order of k,
+ * every product and every sum rounded.
+ */
+export interface Product {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** [m, k], or [k, m] if `aTransposed`. */
+  readonly a: Numbers;
+  /** [k, n], or [n, k] if `bTransposed`. */
+  readonly b: Numbers;
+  /** [m, n], or null: nothing is added. */
+  readonly add: Numbers | null;
+  /** Overlaps with none of them. */
+  readonly out: Numbers;
+  readonly aTransposed: boolean;
+  readonly bTransposed: boolean;
+  /** The result and `add` are symmetric: half of it is computed. */
+  readonly symmetric: boolean;
+  readonly alpha: number;
+  readonly beta: number;
+}
+
 /** Reductions: sum x, sum |x|, sum x², sum x·y, max |x|; in float64, in a fixed order. In the library's numbering. */
 export const REDUCTIONS = ["sum", "sumAbs", "sumSq", "dot", "maxAbs"] as const;
 /** One of {@linkcode REDUCTIONS}. */
@@ -114,6 +181,20 @@ export interface Backend {
     sources: Uint32Array,
     starts: Uint32Array,
   ): void;
+  /**
+   * A step of tensors of one dtype.
+   *
+   * @param hypers a row of the rule's hyperparameters for each tensor
+   */
+  runTensors(
+    rule: TensorRule,
+    dtype: DType,
+    tensors: readonly Tensor[],
+    hypers: Float64Array,
+    threads: number,
+  ): void;
+  /** A product of float32 or float64 matrices. */
+  matmul(product: Product, threads: number): void;
   /** One number for each array (each pair of arrays of one length, for "dot"). */
   reduce(
     op: Reduction,

@@ -7,6 +7,7 @@
 
 import { type DType, readInto, type TypedArray, writeFrom } from "../src/dtype.ts";
 import { type Backend, type Job, type Numbers, REDUCE_CHUNK, type Reduction, type Rule } from "./backend.ts";
+import { matmul, runTensors } from "./tensors.ts";
 
 const identity = (x: number): number => x;
 
@@ -185,6 +186,8 @@ export const jsBackend: Backend = {
     for (const job of jobs as readonly JsJob[]) job.run();
   },
   sumRows,
+  runTensors,
+  matmul,
   reduce: (op, dtype, xs, ys) => xs.map((x, i) => reduceOne(op, dtype, x, ys?.[i])),
   setGrain() {},
   setIsa() {},

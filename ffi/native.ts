@@ -8,7 +8,19 @@
  */
 
 import { type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
-import { type Backend, type Isa, type Job, REDUCE_CHUNK, type Reduction, REDUCTIONS, type Rule } from "./backend.ts";
+import {
+  type Backend,
+  type Isa,
+  type Job,
+  type Product,
+  REDUCE_CHUNK,
+  type Reduction,
+  REDUCTIONS,
+  type Rule,
+  type Tensor,
+  type TensorRule,
+} from "./backend.ts";
+import { NativeTensors } from "./native_tensors.ts";
 import { type Functions, type Memory, STATUS } from "./symbols.ts";
 
 const MAX_THREADS = 64; // FS_MAX_THREADS
@@ -148,9 +160,11 @@ export class NativeBackend implements Backend {
   readonly cpus: number;
   readonly #functions: Functions;
   readonly #ids = new Map<string, number>();
+  readonly #tensors: NativeTensors;
   #batch = new Uint32Array(new ArrayBuffer(4 * JOB_WORDS * 4));
 
   constructor(name: "deno-ffi" | "bun-ffi", library: string, functions: Functions) {
+    this.#tensors = new NativeTensors(functions, (status, call) => this.#check(status, call));
     this.name = name;
     this.library = library;
     this.#functions = functions;
@@ -218,6 +232,20 @@ export class NativeBackend implements Backend {
       this.#functions.fs_sum_rows(dt, out, count, length, values, limit, sources, starts),
       "fs_sum_rows",
     );
+  }
+
+  runTensors(
+    rule: TensorRule,
+    dtype: DType,
+    tensors: readonly Tensor[],
+    hypers: Float64Array,
+    threads: number,
+  ): void {
+    this.#tensors.run(rule, dtype, tensors, hypers, Math.min(threads, MAX_THREADS));
+  }
+
+  matmul(product: Product, threads: number): void {
+    this.#tensors.matmul(product, Math.min(threads, MAX_THREADS));
   }
 
   reduce(

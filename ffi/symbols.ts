@@ -25,6 +25,10 @@ export const SYMBOLS = {
   fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
   fs_run: [["buffer", "u32", "u32"], "i32"],
   fs_reduce: [["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"], "i32"],
+  fs_tensor_scratch: [["u32", "u32", "buffer", "u32", "u32", "buffer"], "i32"],
+  fs_run_tensors: [["u32", "u32", "buffer", "u32", "buffer", "buffer", "u32", "u32"], "i32"],
+  fs_matmul_scratch: [["u32", "u32"], "u32"],
+  fs_matmul: [["u32", "buffer", "buffer", "u32", "u32"], "i32"],
 } as const satisfies Record<string, readonly [readonly Type[], Type]>;
 
 /** Memory that a call reads or writes during the call. */
@@ -73,6 +77,26 @@ export interface Functions {
     results: Memory,
     threads: number,
   ): number;
+  fs_tensor_scratch(
+    rule: number,
+    dtype: number,
+    table: Memory,
+    count: number,
+    threads: number,
+    length: Memory,
+  ): number;
+  fs_run_tensors(
+    rule: number,
+    dtype: number,
+    table: Memory,
+    count: number,
+    hypers: Memory,
+    scratch: Memory,
+    scratchLength: number,
+    threads: number,
+  ): number;
+  fs_matmul_scratch(dtype: number, threads: number): number;
+  fs_matmul(dtype: number, product: Memory, scratch: Memory, scratchLength: number, threads: number): number;
 }
 
 /** The symbols as Deno.dlopen takes them. */
@@ -104,4 +128,5 @@ export const STATUS: Readonly<Record<number, string>> = {
   [-8]: "no such reduction",
   [-9]: "a scratch array that is too short",
   [-10]: "a row that is not there",
+  [-11]: "a shape that the rule does not take",
 };

@@ -3,7 +3,7 @@
 import { test } from "node:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Adagrad, Adam, ASGD, NAdam, Parameter, RMSprop, Rprop, SGD } from "../mod.ts";
-import { ROWS } from "./support/classes.ts";
+import { ROWS, TENSOR_ROWS } from "./support/classes.ts";
 import { readGolden } from "./support/golden.ts";
 
 const IMPLEMENTATIONS = [{ foreach: false, fused: false }, { foreach: true }, { fused: true }] as const;
@@ -122,7 +122,7 @@ test(
 );
 
 test("step counts are exact beyond 2^24 (torch's float32 stops there)", { timeout: 180_000 }, () => {
-  for (const { make, name } of ROWS) {
+  for (const { make, name } of [...ROWS, TENSOR_ROWS[0]!]) {
     const p = new Parameter([1]), optimizer = new make([p]);
     p.grad = Float32Array.of(1);
     optimizer.step();
@@ -196,7 +196,7 @@ test("float32 is no farther from the exact result than torch is: the geometric m
 }, async () => {
   const { errorsAgainstTruth } = await import("./support/truth.ts");
   const ratios: Record<"maxUlp" | "meanUlp", number[]> = { maxUlp: [], meanUlp: [] };
-  for (const { name, make } of ROWS) {
+  for (const { name, make } of [...ROWS, ...TENSOR_ROWS]) {
     for (const c of readGolden(name)) {
       if ("expectStateDict" in c || !c.truthParams || c.torchError?.maxUlp === undefined) continue;
       if (c.source !== "optimizers-float32.json") continue;

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "@std/path";
 import { Adam, AdamW, type DType, Parameter, SGD, SparseAdam, SparseTensor, StateDictError } from "../mod.ts";
-import { type AnyOptimizer, ROWS } from "./support/classes.ts";
+import { type AnyOptimizer, ROWS, TENSOR_ROWS } from "./support/classes.ts";
 import { revive } from "./support/golden.ts";
 import { ROOT } from "./support/runtime.ts";
 
@@ -37,9 +37,11 @@ const { cases } = JSON.parse(readFileSync(join(ROOT, "tests", "golden", "errors.
 };
 
 for (const c of cases) {
-  const row = [...ROWS, { name: "SparseAdam", make: SparseAdam as unknown as AnyOptimizer }].find((r) => {
-    return r.name === c.optimizer;
-  });
+  const row = [
+    ...ROWS,
+    { name: "SparseAdam", make: SparseAdam as unknown as AnyOptimizer },
+    ...TENSOR_ROWS.map(({ name, real }) => ({ name, make: real })),
+  ].find((r) => r.name === c.optimizer);
   if (!row || !["optimizer", "addParamGroup", "step", "loadStateDict"].includes(c.kind)) continue;
   test(`golden errors: ${c.name} is ${c.expectError ? "refused" : "accepted"} (${c.kind})`, () => {
     const made = new Map<string, Parameter>();

@@ -13,7 +13,7 @@ import {
   type TypedArray,
 } from "../mod.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
-import { type AnyOptimizer, ROWS, SPARSE_ADAM } from "./support/classes.ts";
+import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./support/classes.ts";
 import {
   assertNear,
   assertState,
@@ -178,7 +178,7 @@ function stateDict(c: StateDictCase, make: AnyOptimizer, options: Record<string,
   }
 }
 
-for (const { name, make } of [...ROWS, SPARSE_ADAM]) {
+for (const { name, make } of [...ROWS, SPARSE_ADAM, ...TENSOR_ROWS]) {
   for (const c of readGolden(name)) {
     if ("expectStateDict" in c) {
       test(`${name} stateDict() and loadStateDict() are torch's: ${c.name}`, { timeout: 180_000 }, () => {

@@ -13,8 +13,9 @@ type Class = new (params: optim.Parameter[], options?: Record<string, unknown>) 
 
 /** The optimizers that mod.ts exports, in the order of torch's documentation, that is, of the alphabet. */
 function classes(): [string, Class][] {
+  const bases: unknown[] = [optim.ElementwiseOptimizer, optim.TensorwiseOptimizer];
   const found = Object.entries(optim).filter(([, value]) =>
-    typeof value === "function" && value.prototype instanceof optim.Optimizer && value !== optim.ElementwiseOptimizer
+    typeof value === "function" && value.prototype instanceof optim.Optimizer && !bases.includes(value)
   );
   return found.sort(([a], [b]) => a.toLowerCase() < b.toLowerCase() ? -1 : 1) as unknown as [string, Class][];
 }

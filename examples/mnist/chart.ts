@@ -8,6 +8,8 @@ const MAX_POINTS = 1500;
 const WINDOW = 1 / 50;
 
 const BATCH = "each batch";
+const RAW = "weights as trained";
+const AVERAGED = "averaged weights";
 
 /** Draws loss, test accuracy and learning rate over the epochs, one below the other, as an SVG 800 pixels wide. */
 export function drawCurves(history: History, title: string, subtitle: readonly string[]): Promise<string> {
@@ -15,8 +17,8 @@ export function drawCurves(history: History, title: string, subtitle: readonly s
 }
 
 function specification(history: History, title: string, subtitle: readonly string[]): TopLevelSpec {
-  const { losses, rates, accuracies } = history;
-  const epochs = accuracies.length;
+  const { losses, rates, raw, averaged } = history;
+  const epochs = averaged.length;
   const stepsPerEpoch = losses.length / epochs;
   const every = Math.ceil(losses.length / MAX_POINTS);
   const curve = (series: string, values: readonly number[]) =>
@@ -26,11 +28,8 @@ function specification(history: History, title: string, subtitle: readonly strin
   const window = Math.max(1, Math.round(WINDOW * losses.length));
   const smoothed = smooth(losses, window);
   const mean = `mean of ${window} batches`;
-  const points = accuracies.map((accuracy, i) => ({
-    epoch: i + 1,
-    value: 100 * accuracy,
-    label: percent(accuracy),
-  }));
+  const points = (series: string, accuracies: readonly number[]) =>
+    accuracies.map((accuracy, i) => ({ epoch: i + 1, value: 100 * accuracy, label: percent(accuracy), series }));
 
   const x = (last: boolean) => ({
     field: "epoch",
@@ -46,6 +45,22 @@ function specification(history: History, title: string, subtitle: readonly strin
     },
   });
   const y = { field: "value", type: "quantitative" as const };
+  const color = (domain: string[], range: string[], legendX: number, legendY: number) => ({
+    field: "series",
+    type: "nominal" as const,
+    scale: { domain, range },
+    legend: {
+      title: null,
+      orient: "none" as const,
+      legendX,
+      legendY,
+      fillColor: "white",
+      padding: 6,
+      symbolType: "stroke",
+      symbolStrokeWidth: 3,
+      symbolOpacity: 1,
+    },
+  });
   const width = 695;
 
   return {
@@ -65,6 +80,7 @@ function specification(history: History, title: string, subtitle: readonly strin
       offset: 14,
     },
     spacing: 18,
+    resolve: { scale: { color: "independent" } },
     vconcat: [
       {
         width,
@@ -78,51 +94,34 @@ function specification(history: History, title: string, subtitle: readonly strin
             scale: { type: "log", domain: [lossFloor(losses, smoothed), Math.max(...losses.slice(0, 1), ...smoothed)] },
             axis: { title: "training loss (nats)", tickCount: 8 },
           },
-          color: {
-            field: "series",
-            type: "nominal",
-            scale: { domain: [BATCH, mean], range: ["#b5cfe6", "#1f5f99"] },
-            legend: {
-              title: null,
-              orient: "none",
-              legendX: 460,
-              legendY: 8,
-              fillColor: "white",
-              padding: 6,
-              symbolType: "stroke",
-              symbolStrokeWidth: 3,
-              symbolOpacity: 1,
-            },
-          },
+          color: color([BATCH, mean], ["#b5cfe6", "#1f5f99"], 460, 8),
           strokeWidth: { condition: { test: `datum.series === '${BATCH}'`, value: 0.7 }, value: 2 },
         },
       },
       {
         width,
         height: 170,
-        data: { values: points },
+        data: { values: [...points(RAW, raw), ...points(AVERAGED, averaged)] },
         encoding: {
           x: x(false),
           y: {
             ...y,
-            scale: { domain: accuracyDomain(accuracies) },
+            scale: { domain: accuracyDomain([...raw, ...averaged]) },
             axis: { title: "test accuracy (%)", tickCount: 5 },
           },
+          color: color([RAW, AVERAGED], ["#e8b48e", "#c8571b"], 460, 105),
         },
         layer: [
           {
-            mark: {
-              type: "line",
-              color: "#c8571b",
-              strokeWidth: 2,
-              point: { filled: true, size: 45, color: "#c8571b" },
-            },
+            mark: { type: "line", strokeWidth: 2, point: { filled: true, size: 45 } },
           },
           {
             // The labels sit above their points, the last one to the left of the panel's edge.
-            transform: epochs > 12 ? [{ filter: `datum.epoch === ${epochs}` }] : [],
-            mark: { type: "text", align: "right", baseline: "bottom", dx: -4, dy: -4, fontSize: 12, color: "#8a3a10" },
-            encoding: { text: { field: "label" } },
+            transform: [{
+              filter: `datum.series === '${AVERAGED}' && ${epochs > 12 ? `datum.epoch === ${epochs}` : "true"}`,
+            }],
+            mark: { type: "text", align: "right", baseline: "bottom", dx: -4, dy: -4, fontSize: 12 },
+            encoding: { text: { field: "label" }, color: { value: "#8a3a10" } },
           },
         ],
       },

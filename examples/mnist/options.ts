@@ -8,6 +8,7 @@ export interface Options {
   batchSize: number;
   lr: number;
   weightDecay: number;
+  emaDecay: number;
   out: string;
   minAccuracy: number;
 }
@@ -42,28 +43,34 @@ const NUMBERS = {
     help: "decides the first weights and the order of the images",
   },
   "batch-size": {
-    allowed: `an integer from 1 to ${TRAIN_COUNT}`,
-    accepts: integer(1, TRAIN_COUNT),
+    allowed: `an integer from 2 to ${TRAIN_COUNT}`,
+    accepts: integer(2, TRAIN_COUNT),
     default: 64,
-    help: "images in a step",
+    help: "images in a step; batch norm must have two",
   },
   "lr": {
     allowed: "a finite number > 0",
     accepts: (value: number): boolean => value > 0,
     default: 2e-3,
-    help: "highest learning rate, after the warm-up",
+    help: "highest learning rate of the cycle",
   },
   "weight-decay": {
     allowed: "a finite number >= 0",
     accepts: (value: number): boolean => value >= 0,
     default: 0.1,
-    help: "decay of the weights; biases have none",
+    help: "decay of the weights; biases and batch norms have none",
+  },
+  "ema-decay": {
+    allowed: "a number from 0 to 1",
+    accepts: (value: number): boolean => value >= 0 && value <= 1,
+    default: 0.999,
+    help: "what stays of the averaged weights at each step",
   },
   "min-accuracy": {
     allowed: "a number from 0 to 1",
     accepts: (value: number): boolean => value >= 0 && value <= 1,
     default: 0,
-    help: "exit with 1 if the final test accuracy is below this",
+    help: "exit with 1 if the averaged weights' test accuracy is below this",
   },
 } as const satisfies Record<string, NumberRule>;
 
@@ -117,6 +124,7 @@ export function parseOptions(args: string[]): Options | null {
     batchSize: number("batch-size"),
     lr: number("lr"),
     weightDecay: number("weight-decay"),
+    emaDecay: number("ema-decay"),
     out,
     minAccuracy: number("min-accuracy"),
   };
@@ -129,7 +137,7 @@ export function usage(): string {
     `${rule.help}\n${"".padEnd(20)}(${rule.allowed}; default ${rule.default})`
   );
   return [
-    "Trains a digit classifier on MNIST: gradients from jax-js, updates from flatstep's AdamW.",
+    "Trains a digit classifier on MNIST: gradients from jax-js, updates from flatstep's AdamW and averages.",
     "",
     "  deno run -A examples/train_mnist.ts [options]",
     "  bun examples/train_mnist.ts [options]",

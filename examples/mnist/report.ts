@@ -6,8 +6,9 @@ export interface History {
   /** Loss and learning rate of every step. */
   readonly losses: number[];
   readonly rates: number[];
-  /** Test accuracy after every epoch, from 0 to 1. */
-  readonly accuracies: number[];
+  /** Test accuracy after every epoch, from 0 to 1: of the weights, and of their average. */
+  readonly raw: number[];
+  readonly averaged: number[];
 }
 
 /** Adds up the seconds spent in each kind of work. */
@@ -19,8 +20,20 @@ export class Stopwatch<Kind extends string> {
   time<Result>(kind: Kind, work: () => Result): Result {
     const start = performance.now();
     const result = work();
-    this.#seconds.set(kind, this.seconds(kind) + (performance.now() - start) / 1000);
+    this.#add(kind, start);
     return result;
+  }
+
+  /** Runs asynchronous `work` and counts its time under `kind`. */
+  async timeAsync<Result>(kind: Kind, work: () => Promise<Result>): Promise<Result> {
+    const start = performance.now();
+    const result = await work();
+    this.#add(kind, start);
+    return result;
+  }
+
+  #add(kind: Kind, start: number): void {
+    this.#seconds.set(kind, this.seconds(kind) + (performance.now() - start) / 1000);
   }
 
   /** Seconds spent on `kind` so far. */

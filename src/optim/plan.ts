@@ -9,10 +9,11 @@
  */
 
 import type { Backend, Job } from "../../ffi/backend.ts";
-import { allocate, arrayNames, type DType, holds, type TypedArray, writeFrom } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { allocate, type DType, type TypedArray, writeFrom } from "../dtype.ts";
+import { show } from "../errors.ts";
 import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
+import { checkArray } from "./checks.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import { refuseDense, refuseSparse, SparseRows } from "./sparse_plan.ts";
@@ -118,7 +119,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     }
     this.#dense = this.jobs.length;
     this.#slots = group.params.map((param, index): Slot => {
-      this.#checkArray(param.data, param, `data of ${this.#label(index)}`);
+      checkArray(param.data, param, `data of ${this.#label(index)}`);
       written.add(param.data, `data of ${this.#label(index)}`);
       const place = places.get(param.dtype)!, { job } = place, row = place.used++, { data } = param;
       return {
@@ -164,12 +165,12 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         }
         continue;
       }
-      if (data.length !== p.size) this.#checkArray(data, p, `data of ${this.#label(i)}`);
+      if (data.length !== p.size) checkArray(data, p, `data of ${this.#label(i)}`);
       if (grad !== slot.grad) {
         const dense = grad instanceof SparseTensor ? this.#readSparse(slot, grad) : grad;
         if (dense === null) continue;
         this.#bindGrad(slot, dense);
-      } else if (grad.length !== p.size) this.#checkArray(grad, p, `grad of ${this.#label(i)}`);
+      } else if (grad.length !== p.size) checkArray(grad, p, `grad of ${this.#label(i)}`);
       if (!slot.bound) this.#bindState(slot);
       const state = slot.state;
       if (state === null) {
@@ -222,7 +223,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       const bound = slot.tensors[k]!;
       if (state[keys[k]!] !== bound) return false;
       if (bound.length !== slot.param.size) {
-        this.#checkArray(bound, slot.param, `${keys[k]} of ${this.#label(slot.index)}`);
+        checkArray(bound, slot.param, `${keys[k]} of ${this.#label(slot.index)}`);
       }
     }
     return true;
@@ -335,7 +336,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #bindGrad(slot: Slot, grad: unknown): void {
     const p = slot.param, label = () => `grad of ${this.#label(slot.index)}`, { sparse, name } = this.update;
     if (sparse?.dense === false && !(p.grad instanceof SparseTensor)) refuseDense(name, label());
-    this.#checkArray(grad, p, label);
+    checkArray(grad, p, label);
     this.written.checkRead(grad, label);
     slot.grad = grad;
     if (p.size > 0) slot.job.bind(slot.row, 1, grad);
@@ -365,7 +366,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
           if ((tensor as unknown) instanceof SparseTensor) {
             throw new TypeError(`${label} is sparse, as its gradients were: it does not go with a dense gradient`);
           }
-          this.#checkArray(tensor, p, label);
+          checkArray(tensor, p, label);
           this.written.checkRead(tensor, () => label); // no other tensor may be where this one is written
           this.written.add(tensor, label);
           this.stateAdded = true;
@@ -416,22 +417,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     this.#nexts[rows] = this.update.next(this.group, scalars);
     this.update.hypers(this.group, scalars, this.#hypers, rows * this.#width);
     return this.#rows++;
-  }
-
-  /** Throws unless an array has its parameter's dtype and number of elements. */
-  #checkArray(array: unknown, p: Parameter, label: string | (() => string)): asserts array is TypedArray {
-    if (holds(array, p.dtype) && array.length === p.size) return;
-    const what = typeof label === "string" ? label : label();
-    if (!holds(array, p.dtype)) {
-      throw new TypeError(
-        `${what} must be ${arrayNames(p.dtype)} of ${p.size}, got ${
-          typeof array === "object" && array !== null ? kind(array) : show(array)
-        }`,
-      );
-    }
-    throw new RangeError(
-      `${what} must have ${p.size} elements, as its parameter's shape ${show(p.shape)} has, got ${array.length}`,
-    );
   }
 
   #label(index: number): string {

@@ -234,12 +234,14 @@ function readGroup(
 
 /**
  * A state tensor of a parameter from whatever a state dict has for it: a typed array, numbers, an array-like object (as
- * JSON makes of a typed array), or `{ dtype, data }`. Cast to the parameter's dtype, as torch does; always a copy.
+ * JSON makes of a typed array), or `{ dtype, data }`. Cast to the parameter's dtype, as torch does; always a copy. `measure`
+ * is what has `p.size` elements, for the message.
  */
 export function readTensor(
   value: unknown,
   p: Pick<Parameter, "data" | "dtype" | "size">,
   where: string,
+  measure = "its parameter",
 ): TypedArray {
   let source = value, dtype: unknown = undefined;
   if (isObject(source) && !ArrayBuffer.isView(source) && "data" in source) ({ data: source, dtype } = source);
@@ -255,7 +257,7 @@ export function readTensor(
     );
   }
   if (source.length !== p.size) {
-    throw new StateDictError(`${where} has ${source.length} elements, its parameter has ${p.size}`);
+    throw new StateDictError(`${where} has ${source.length} elements, ${measure} has ${p.size}`);
   }
   const tensor = allocate(p.dtype, p.size, p.data);
   if (isTypedArray(source) && holds(source, p.dtype) && (dtype === undefined || dtype === p.dtype)) {

@@ -439,9 +439,11 @@ int main(int argc, char **argv) {
     for (uint32_t rule = 0; rule < fs_rule_count; rule++) {
       hostile(rule, dtype);
       for (uint32_t flags = 0; flags < 1u << fs_rules[rule].flags; flags++) matrix(rule, dtype, flags, length);
+      matrix(rule, dtype, 0, 0); /* parts end in short rows */
     }
     for (uint32_t op = 0; op < FS_REDUCE_OPS; op++) hostile_reduce(op, dtype);
     test_rows(&lend, dtype);
+    test_tensors(&lend, dtype);
     for (int k = 0; k < (quick ? 1 : 3); k++) reductions(dtype, lengths, LENGTH_OF(lengths) - quick, 300001, k);
     if (dtype >= FS_BF16 && !quick) conversions(dtype);
   }

@@ -1,4 +1,4 @@
-/** What driver.c lends rows.c. */
+/** What driver.c lends rows.c and tensors.c. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,3 +11,4 @@ typedef struct lent {
 } lent;
 
 void test_rows(const lent *with, uint32_t dtype);
+void test_tensors(const lent *with, uint32_t dtype);

@@ -16,6 +16,11 @@ import { RADAM_RULE } from "../../src/optim/radam.ts";
 import { RMSPROP_RULE } from "../../src/optim/rmsprop.ts";
 import { RPROP_RULE } from "../../src/optim/rprop.ts";
 import { SGD_RULE } from "../../src/optim/sgd.ts";
+import { jsBackend } from "../../ffi/js.ts";
+import { bestBackend } from "../../ffi/load.ts";
+import { ADAFACTOR_SCHEMA, ADAFACTOR_UPDATE } from "../../src/optim/adafactor.ts";
+import { MUON_SCHEMA, MUON_UPDATE } from "../../src/optim/muon.ts";
+import { TensorwiseOptimizer } from "../../src/optim/tensorwise.ts";
 import { ElementwiseOptimizer } from "../../src/optim/elementwise.ts";
 import { choice } from "../../src/optim/options.ts";
 import { SPARSE_ADAM_SCHEMA, SPARSE_ADAM_UPDATE } from "../../src/optim/sparse_adam.ts";
@@ -114,3 +119,58 @@ export const SPARSE_ADAM: Row = {
   rule: ADAM_RULE,
   variants: [{ lr: 0.1 }, { lr: 0.1, betas: [0.3, 0.99], eps: 1e-3, maximize: true }],
 };
+
+/** Adafactor with both options that choose an implementation; it has one of them itself. */
+class AnyAdafactor extends TensorwiseOptimizer<optim.AdafactorOptions> {
+  constructor(params: optim.ParamsInput<optim.AdafactorOptions>, options?: optim.AdafactorOptions) {
+    super(params, options, { ...ADAFACTOR_SCHEMA, fused: choice } as typeof ADAFACTOR_SCHEMA, ADAFACTOR_UPDATE);
+  }
+}
+
+type Chosen = optim.MuonOptions & { foreach?: boolean | null; fused?: boolean | null };
+
+/** Muon with the options that choose an implementation, which it does not have itself. */
+class AnyMuon extends TensorwiseOptimizer<Chosen> {
+  constructor(params: optim.ParamsInput<Chosen>, options?: Chosen) {
+    super(params, options, { ...MUON_SCHEMA, foreach: choice, fused: choice }, {
+      ...MUON_UPDATE,
+      backend: ({ foreach, fused }) => foreach === false && fused === false ? jsBackend : bestBackend(),
+    });
+  }
+}
+
+/** An optimizer whose rule looks at a whole tensor. */
+export interface TensorRow {
+  readonly name: "Adafactor" | "Muon";
+  /** The class, with `foreach` and `fused`. */
+  readonly make: AnyOptimizer;
+  /** The class as users have it. */
+  readonly real: AnyOptimizer;
+  /** Options under which implementations are compared bit for bit. */
+  readonly variants: readonly Record<string, unknown>[];
+}
+
+/** The optimizers whose rule looks at a whole tensor: their state has other shapes, and stands beside the table. */
+export const TENSOR_ROWS: readonly TensorRow[] = [
+  {
+    name: "Adafactor",
+    make: AnyAdafactor as unknown as AnyOptimizer,
+    real: optim.Adafactor as unknown as AnyOptimizer,
+    variants: [
+      {},
+      { lr: 0.3, beta2Decay: -0.3, eps: [1e-4, 1e-2], d: 1.5, weightDecay: 0.1, maximize: true },
+      { eps: [0, 0] },
+    ],
+  },
+  {
+    name: "Muon",
+    make: AnyMuon as unknown as AnyOptimizer,
+    real: optim.Muon as unknown as AnyOptimizer,
+    variants: [
+      {},
+      { lr: 0.1, momentum: 0.3, nesterov: false, nsSteps: 3, adjustLrFn: "match_rms_adamw", maximize: true },
+      { momentum: 0.4, weightDecay: 0, nsCoefficients: [2, -1.5, 0.5], eps: 0 },
+      { nsSteps: 0 },
+    ],
+  },
+];

@@ -1,0 +1,35 @@
+/**
+ * What every step checks of the arrays it is going to read and write.
+ *
+ * @module
+ */
+
+import { arrayNames, holds, type TypedArray } from "../dtype.ts";
+import { kind, show } from "../errors.ts";
+import type { Parameter } from "../parameter.ts";
+
+/**
+ * Throws unless an array has its parameter's dtype, and as many elements: `size` of them where it is given, else as many as
+ * the parameter.
+ */
+export function checkArray(
+  array: unknown,
+  p: Parameter,
+  label: string | (() => string),
+  size: number = p.size,
+): asserts array is TypedArray {
+  if (holds(array, p.dtype) && array.length === size) return;
+  const what = typeof label === "string" ? label : label();
+  if (!holds(array, p.dtype)) {
+    throw new TypeError(
+      `${what} must be ${arrayNames(p.dtype)} of ${size}, got ${
+        typeof array === "object" && array !== null ? kind(array) : show(array)
+      }`,
+    );
+  }
+  throw new RangeError(
+    size === p.size
+      ? `${what} must have ${size} elements, as its parameter's shape ${show(p.shape)} has, got ${array.length}`
+      : `${what} must have ${size} elements for its parameter's shape ${show(p.shape)}, got ${array.length}`,
+  );
+}

@@ -1,0 +1,187 @@
+/**
+ * Optimizers whose rule looks at a whole tensor: options in, tensors out.
+ *
+ * @module
+ */
+
+import type { Backend, Tensor, TensorRule, TensorShape } from "../../ffi/backend.ts";
+import { jsBackend } from "../../ffi/js.ts";
+import { bestBackend, getNumThreads } from "../../ffi/load.ts";
+import { allocate, type DType, type TypedArray } from "../dtype.ts";
+import { show, StateDictError } from "../errors.ts";
+import { WrittenMemory } from "../memory.ts";
+import type { Parameter } from "../parameter.ts";
+import { SparseTensor } from "../sparse_tensor.ts";
+import { checkArray } from "./checks.ts";
+import { Optimizer } from "./optimizer.ts";
+import { readOptions, type Schema } from "./options.ts";
+import { checkGroups, type ParamGroup, type ParamsInput, placeOf } from "./param_group.ts";
+import { refuseSparse } from "./sparse_plan.ts";
+import { type ParameterState, readTensor } from "./state_dict.ts";
+
+/** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
+export interface TensorUpdate<Group> {
+  /** The class, for messages. */
+  readonly name: string;
+  /** The rule; its first two buffers are the parameter and the gradient, then come the state tensors. */
+  readonly rule: TensorRule;
+  /** Whether the state has a `step`. */
+  readonly counted: boolean;
+  /** How a parameter's elements lie. */
+  shape(p: Parameter): TensorShape;
+  /** The names of a parameter's state tensors, and how many elements they have. */
+  tensors(p: Parameter): readonly (readonly [string, number])[];
+  /** The rule's hyperparameters for step number `step` of a parameter; without a count, `step` is 0. */
+  hypers(group: Group, p: Parameter, step: number): readonly number[];
+  /** What runs a group's steps; the best there is if absent. */
+  backend?(group: Group): Backend;
+}
+
+/** A parameter in a step. */
+interface Entry {
+  readonly param: Parameter;
+  readonly label: string;
+  readonly backend: Backend;
+  readonly tensor: Tensor;
+  readonly hypers: readonly number[];
+  /** The state, which is new where `fresh` is true. */
+  readonly state: ParameterState;
+  readonly fresh: boolean;
+}
+
+/** The base of the optimizers whose rule looks at a whole tensor. */
+export abstract class TensorwiseOptimizer<Options extends object> extends Optimizer<Options> {
+  readonly #update: TensorUpdate<ParamGroup<Options>>;
+
+  /** For subclasses. */
+  protected constructor(
+    params: ParamsInput<Options>,
+    options: Options | undefined,
+    schema: Schema<Options>,
+    update: TensorUpdate<ParamGroup<Options>>,
+  ) {
+    const given = options === undefined ? {} : readOptions(options, schema, update.name, false);
+    const defaults = Object.fromEntries(
+      Object.entries<{ default: unknown }>(schema).map((
+        [key, spec],
+      ) => [key, key in given ? given[key] : spec.default]),
+    );
+    super(params, defaults as Required<Options>, schema);
+    this.#update = update;
+  }
+
+  /** Looks at every array, runs the rule, and writes the new state. */
+  protected override update(): void {
+    this.checkAllOptions();
+    checkGroups(this.paramGroups);
+    this.groupsChange(this.paramGroups);
+    const entries = this.#look();
+    const jobs = new Map<Backend, Map<DType, Entry[]>>();
+    for (const entry of entries) {
+      let byDType = jobs.get(entry.backend);
+      if (byDType === undefined) jobs.set(entry.backend, byDType = new Map());
+      const same = byDType.get(entry.param.dtype);
+      if (same) same.push(entry);
+      else byDType.set(entry.param.dtype, [entry]);
+    }
+    const { rule } = this.#update, width = rule.hypers.length;
+    const threads = entries.some((entry) => entry.backend !== jsBackend) ? getNumThreads() : 1; // may throw
+    for (const [backend, byDType] of jobs) {
+      for (const [dtype, some] of byDType) {
+        const hypers = new Float64Array(new ArrayBuffer(some.length * width * 8));
+        some.forEach((entry, i) => hypers.set(entry.hypers, i * width));
+        backend.runTensors(rule, dtype, some.map((entry) => entry.tensor), hypers, threads);
+      }
+    }
+    for (const { param, state, fresh } of entries) {
+      if (this.#update.counted) state["step"] = (state["step"] as number) + 1;
+      if (fresh) this.state.set(param, state);
+    }
+  }
+
+  /** The parameters that have a gradient, with everything that their step needs. Throws where something does not fit. */
+  #look(): Entry[] {
+    const { name, rule, counted } = this.#update, written = new WrittenMemory(), found: Entry[] = [];
+    this.paramGroups.forEach((group, g) => {
+      const backend = this.#update.backend?.(group) ?? bestBackend();
+      group.params.forEach((param, i) => {
+        const label = placeOf(group, g, i), { data, grad } = param;
+        checkArray(data, param, () => `data of ${label}`);
+        written.add(data, `data of ${label}`);
+        if (grad === null || grad === undefined) return;
+        if (grad instanceof SparseTensor) refuseSparse(name, `grad of ${label}`);
+        checkArray(grad, param, () => `grad of ${label}`);
+        const known = this.state.get(param), state = known ?? this.#start(param);
+        const step = counted ? state["step"] : 0;
+        if (typeof step !== "number" || !(step >= 0)) {
+          throw new TypeError(`step of ${label} must be a number >= 0, got ${show(step)}`);
+        }
+        const buffers: TypedArray[] = [data, grad];
+        for (const [key, size] of this.#update.tensors(param)) {
+          const tensor = state[key];
+          checkArray(tensor, param, () => `${key} of ${label}`, size);
+          written.add(tensor, `${key} of ${label}`);
+          buffers.push(tensor);
+        }
+        const hypers = this.#update.hypers(group, param, step + 1);
+        if (hypers.length !== rule.hypers.length) {
+          throw new TypeError(`${name} has other hyperparameters than its rule`);
+        }
+        const tensor = { ...this.#update.shape(param), buffers };
+        found.push({ param, label, backend, tensor, hypers, state, fresh: known === undefined });
+      });
+    });
+    written.check();
+    for (const { label, tensor } of found) written.checkRead(tensor.buffers[1]!, () => `grad of ${label}`);
+    return found;
+  }
+
+  /** A new state. */
+  #start(p: Parameter): ParameterState {
+    const state: ParameterState = this.#update.counted ? { step: 0 } : {};
+    for (const [key, size] of this.#update.tensors(p)) state[key] = allocate(p.dtype, size, p.data);
+    return state;
+  }
+
+  /** Makes the state of every parameter that has none: zeros. */
+  override initState(): void {
+    this.checkAllOptions();
+    this.groupsChange(this.paramGroups);
+    for (const { params } of this.paramGroups) {
+      for (const p of params) if (!this.state.has(p)) this.state.set(p, this.#start(p));
+    }
+  }
+
+  /** A parameter's state from a state dict's entry: the rule's tensors, copied and cast, and its count. */
+  protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
+    const tensors = this.#update.tensors(p), state: ParameterState = {};
+    const names = [...(this.#update.counted ? ["step"] : []), ...tensors.map(([key]) => key)];
+    for (const key of Object.keys(entry)) {
+      if (names.includes(key)) continue;
+      throw new StateDictError(
+        `${where}.${key} is no state of ${this.#update.name} for shape ${show(p.shape)}; it has ${names.join(", ")}`,
+      );
+    }
+    for (const key of names) {
+      if (!(key in entry)) {
+        throw new StateDictError(`${where} must have ${key}, got ${Object.keys(entry).join(", ") || "nothing"}`);
+      }
+    }
+    if (this.#update.counted) {
+      const step = entry["step"];
+      if (typeof step !== "number" || !(step >= 0)) {
+        throw new StateDictError(`${where}.step must be a number >= 0, got ${show(step)}`);
+      }
+      state["step"] = step;
+    }
+    for (const [key, size] of tensors) {
+      state[key] = readTensor(
+        entry[key],
+        { data: p.data, dtype: p.dtype, size },
+        `${where}.${key}`,
+        size === p.size ? "its parameter" : `that of shape ${show(p.shape)}`,
+      );
+    }
+    return state;
+  }
+}
