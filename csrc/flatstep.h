@@ -114,6 +114,12 @@ FS_API int32_t fs_sum_rows(uint32_t dtype, void *out, uint32_t count, uint32_t l
                            const uint32_t *sources, const uint32_t *starts);
 
 /**
+ * Wakes the threads of the pool, if the last call used them: they then wait for work without sleeping, for some hundreds of
+ * microseconds. To be called when an fs_run is near.
+ */
+FS_API void fs_wake(void);
+
+/**
  * Runs `count` jobs on at most `threads` threads (the caller's own included). Everything is checked first. Elements are
  * split evenly; little work stays on the calling thread. Concurrent calls are allowed.
  */

@@ -41,8 +41,9 @@ static void wait_on(signal_t *s, lock_t *l) { pthread_cond_wait(s, l); }
 static void wake_all(signal_t *s) { pthread_cond_broadcast(s); }
 #endif
 
-/* How often a thread looks before it sleeps: some tens of microseconds. */
+/* How often a thread looks before it sleeps: some tens of microseconds; and when it has been told that work is near. */
 #define SPINS 2000
+#define SPINS_NEAR 20000
 
 static lock_t gate = LOCK_INIT;            /* held by the one whose work the pool does */
 static lock_t sleep_lock = LOCK_INIT;      /* guards the two signals */
@@ -54,6 +55,8 @@ static void (*work_task)(void *, uint32_t);
 static void *work_context;
 static uint32_t work_parts;
 static atomic_uint generation, unfinished, sleepers, master_asleep;
+static atomic_uint nudges;                 /* how often fs_wake has woken sleepers; raised under sleep_lock */
+static atomic_uint last_parts;             /* of the last fs_parallel */
 
 static void pause_cpu(void) {
 #if defined(__x86_64__)
@@ -65,11 +68,13 @@ static void pause_cpu(void) {
 
 static void worker_loop(uint32_t index, uint32_t seen) {
   for (;;) {
-    for (uint32_t i = 0; i < SPINS && atomic_load_explicit(&generation, memory_order_acquire) == seen; i++) pause_cpu();
-    if (atomic_load_explicit(&generation, memory_order_acquire) == seen) {
+    for (uint32_t spins = SPINS; atomic_load_explicit(&generation, memory_order_acquire) == seen; spins = SPINS_NEAR) {
+      for (uint32_t i = 0; i < spins && atomic_load_explicit(&generation, memory_order_acquire) == seen; i++) pause_cpu();
+      if (atomic_load_explicit(&generation, memory_order_acquire) != seen) break;
       lock(&sleep_lock);
+      const uint32_t before = atomic_load(&nudges);
       atomic_fetch_add(&sleepers, 1);
-      while (atomic_load(&generation) == seen) wait_on(&work_signal, &sleep_lock);
+      while (atomic_load(&generation) == seen && atomic_load(&nudges) == before) wait_on(&work_signal, &sleep_lock);
       atomic_fetch_sub(&sleepers, 1);
       unlock(&sleep_lock);
     }
@@ -137,7 +142,16 @@ static int start_worker(void) {
   return 1;
 }
 
+void fs_wake(void) {
+  if (atomic_load_explicit(&last_parts, memory_order_relaxed) < 2 || atomic_load(&sleepers) == 0) return;
+  lock(&sleep_lock);
+  atomic_fetch_add(&nudges, 1);
+  wake_all(&work_signal);
+  unlock(&sleep_lock);
+}
+
 void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
+  atomic_store_explicit(&last_parts, parts, memory_order_relaxed);
   if (parts > 1 && try_lock(&gate)) {
     while (workers + 1 < parts && workers < FS_MAX_THREADS - 1 && start_worker()) {
     }

@@ -16,6 +16,8 @@ void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) 
 
 uint32_t fs_cpu_count(void) { return 1; }
 
+void fs_wake(void) {}
+
 void *memcpy(void *restrict to, const void *restrict from, size_t n) {
   unsigned char *a = to;
   const unsigned char *b = from;

@@ -166,6 +166,8 @@ export interface Backend {
   readonly cpus: number;
   /** A new job of empty rows. */
   createJob(rule: Rule, dtype: DType, rows: number): Job;
+  /** Says that a run is near, so that threads that sleep may wake meanwhile. */
+  wake(): void;
   /** Runs jobs that this backend made, on at most `threads` threads. */
   run(jobs: readonly Job[], threads: number): void;
   /**

@@ -189,6 +189,7 @@ export const jsBackend: Backend = {
   runTensors,
   matmul,
   reduce: (op, dtype, xs, ys) => xs.map((x, i) => reduceOne(op, dtype, x, ys?.[i])),
+  wake() {},
   setGrain() {},
   setIsa() {},
 };

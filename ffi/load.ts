@@ -65,13 +65,13 @@ function openNative(): { backend: NativeBackend | null; why: string } {
   const { paths, reasons } = candidates();
   for (const path of paths) {
     try {
-      const functions = deno ? openDeno(path, toDeno()) : openBun(path, toBun());
-      const version = functions.fs_abi_version();
+      const open = (names?: readonly string[]) => deno ? openDeno(path, toDeno(names)) : openBun(path, toBun(names));
+      const version = open(["fs_abi_version"]).fs_abi_version(); // another version may lack other functions
       if (version !== ABI_VERSION) {
         reasons.push(`${path}: it has ABI version ${version}, and ${ABI_VERSION} is needed`);
         continue;
       }
-      return { backend: new NativeBackend(deno ? "deno-ffi" : "bun-ffi", path, functions), why: "" };
+      return { backend: new NativeBackend(deno ? "deno-ffi" : "bun-ffi", path, open()), why: "" };
     } catch (error) {
       reasons.push(`${path}: ${(error as Error).message.split("\n")[0]}`);
     }

@@ -199,6 +199,10 @@ export class NativeBackend implements Backend {
     return new NativeJob(this.#functions, id, rule, dtype, rows);
   }
 
+  wake(): void {
+    this.#functions.fs_wake();
+  }
+
   run(jobs: readonly Job[], threads: number): void {
     if (this.#batch.length < jobs.length * JOB_WORDS) {
       this.#batch = new Uint32Array(new ArrayBuffer(jobs.length * 2 * JOB_WORDS * 4));

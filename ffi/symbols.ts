@@ -23,6 +23,7 @@ export const SYMBOLS = {
   fs_bind: [["buffer", "u32", "buffer"], "void"],
   fs_bind_rows: [["buffer", "u32", "u32", "u32", "buffer", "u32", "u32", "buffer", "u32", "buffer"], "i32"],
   fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
+  fs_wake: [[], "void"],
   fs_run: [["buffer", "u32", "u32"], "i32"],
   fs_reduce: [["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"], "i32"],
   fs_tensor_scratch: [["u32", "u32", "buffer", "u32", "u32", "buffer"], "i32"],
@@ -66,6 +67,7 @@ export interface Functions {
     sources: Memory,
     starts: Memory,
   ): number;
+  fs_wake(): void;
   fs_run(jobs: Memory, count: number, threads: number): number;
   fs_reduce(
     op: number,
@@ -99,20 +101,22 @@ export interface Functions {
   fs_matmul(dtype: number, product: Memory, scratch: Memory, scratchLength: number, threads: number): number;
 }
 
-/** The symbols as Deno.dlopen takes them. */
-export function toDeno(): Record<string, { parameters: readonly string[]; result: string }> {
-  return Object.fromEntries(
-    Object.entries(SYMBOLS).map(([name, [parameters, result]]) => [name, { parameters, result }]),
-  );
+type Name = keyof typeof SYMBOLS;
+
+function entries(names: readonly string[] = Object.keys(SYMBOLS)): [string, readonly Type[], Type][] {
+  return names.map((name) => [name, ...SYMBOLS[name as Name]]);
 }
 
-/** The symbols as bun:ffi's dlopen takes them. */
-export function toBun(): Record<string, { args: string[]; returns: string }> {
+/** The symbols, or some of them, as Deno.dlopen takes them. */
+export function toDeno(names?: readonly string[]): Record<string, { parameters: readonly string[]; result: string }> {
+  return Object.fromEntries(entries(names).map(([name, parameters, result]) => [name, { parameters, result }]));
+}
+
+/** The symbols, or some of them, as bun:ffi's dlopen takes them. */
+export function toBun(names?: readonly string[]): Record<string, { args: string[]; returns: string }> {
   const type = (t: Type) => t === "buffer" ? "ptr" : t;
   return Object.fromEntries(
-    Object.entries(SYMBOLS).map((
-      [name, [parameters, result]],
-    ) => [name, { args: parameters.map(type), returns: type(result) }]),
+    entries(names).map(([name, parameters, result]) => [name, { args: parameters.map(type), returns: type(result) }]),
   );
 }
 

@@ -87,6 +87,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
 
   /** Looks at every array, runs the rule, and writes the new state. */
   protected override update(): void {
+    this.#plans?.[0]?.backend.wake(); // while everything is looked at
     this.checkAllOptions();
     const plans = this.#prepare();
     try {
