@@ -30,6 +30,9 @@ static void wake_all(signal_t *s) { WakeAllConditionVariable(s); }
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 typedef pthread_mutex_t lock_t;
 typedef pthread_cond_t signal_t;
 #define LOCK_INIT PTHREAD_MUTEX_INITIALIZER
@@ -66,7 +69,37 @@ static void pause_cpu(void) {
 #endif
 }
 
+#if defined(__linux__)
+/*
+ * A system that wakes a worker on its waker's processor leaves it there, for it sees the two run one after the other; then
+ * two threads are as slow as one. So each worker notes where it runs, and one that was on the caller's processor is kept
+ * off it (never off all others).
+ */
+static atomic_int worker_cpu[FS_MAX_THREADS]; /* 1 + the processor of its last work; 0: none yet */
+static atomic_int worker_id[FS_MAX_THREADS];
+
+static void note_place(uint32_t index) { atomic_store_explicit(&worker_cpu[index], 1 + sched_getcpu(), memory_order_relaxed); }
+
+static void keep_apart(uint32_t helpers) {
+  const int here = sched_getcpu();
+  if (here < 0) return;
+  for (uint32_t k = 0; k < helpers; k++) {
+    if (atomic_load_explicit(&worker_cpu[k], memory_order_relaxed) != 1 + here) continue;
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return;
+    if (here < CPU_SETSIZE) CPU_CLR(here, &set);
+    if (CPU_COUNT(&set) > 0) sched_setaffinity(atomic_load(&worker_id[k]), sizeof set, &set);
+  }
+}
+#else
+static void note_place(uint32_t index) { (void)index; }
+static void keep_apart(uint32_t helpers) { (void)helpers; }
+#endif
+
 static void worker_loop(uint32_t index, uint32_t seen) {
+#if defined(__linux__)
+  atomic_store(&worker_id[index], (int)syscall(SYS_gettid));
+#endif
   for (;;) {
     for (uint32_t spins = SPINS; atomic_load_explicit(&generation, memory_order_acquire) == seen; spins = SPINS_NEAR) {
       for (uint32_t i = 0; i < spins && atomic_load_explicit(&generation, memory_order_acquire) == seen; i++) pause_cpu();
@@ -79,6 +112,7 @@ static void worker_loop(uint32_t index, uint32_t seen) {
       unlock(&sleep_lock);
     }
     seen = atomic_load_explicit(&generation, memory_order_acquire);
+    note_place(index);
     if (index + 1 < work_parts) work_task(work_context, index + 1);
     if (atomic_fetch_sub(&unfinished, 1) == 1 && atomic_load(&master_asleep)) {
       lock(&sleep_lock);
@@ -160,6 +194,7 @@ void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) 
       work_task = task;
       work_context = context;
       work_parts = helped;
+      keep_apart(helped - 1);
       atomic_store(&unfinished, workers);
       atomic_fetch_add(&generation, 1);
       if (atomic_load(&sleepers) > 0) {

@@ -47,8 +47,8 @@ const SCHEDULERS: readonly [name: string, options: string, make: Make, further?:
   ["ExponentialLR", "gamma 0.96", (o) => new optim.ExponentialLR(o, { gamma: 0.96 })],
   ["PolynomialLR", "totalIters 80, power 2", (o) => new optim.PolynomialLR(o, { totalIters: 80, power: 2 })],
   ["CosineAnnealingLR", "tMax 100", (o) => new optim.CosineAnnealingLR(o, { tMax: 100 })],
-  ["CosineAnnealingWarmRestarts", "t0 14, tMult 2", (o) => {
-    return new optim.CosineAnnealingWarmRestarts(o, { t0: 14, tMult: 2 });
+  ["CosineAnnealingWarmRestarts", "t0 15, tMult 2", (o) => {
+    return new optim.CosineAnnealingWarmRestarts(o, { t0: 15, tMult: 2 });
   }],
   ["CyclicLR", "stepSizeUp 12, triangular2", (o) => {
     return new optim.CyclicLR(o, { baseLr: 0.1, maxLr: 1, stepSizeUp: 12, mode: "triangular2" });

@@ -105,9 +105,10 @@ async function train(options: Options): Promise<number> {
 
   const title = `MNIST: ${percent(accuracy)} test accuracy after ${epochs} epoch${epochs === 1 ? "" : "s"}`;
   const subtitle = [
-    `${describeModel(model)}, batches of ${batchSize}, seed ${options.seed}`,
-    `AdamW with weight decay ${options.weightDecay}, averaged with decay ${options.emaDecay}; ` +
-    `${total.toFixed(0)} s in ${runtime()}, ${name}, ${isa}`,
+    describeModel(model),
+    `AdamW with weight decay ${options.weightDecay}, averaged with decay ${options.emaDecay}`,
+    `batches of ${batchSize}, seed ${options.seed}; ` +
+    `${total.toFixed(0)} s in ${runtime()}, ${name}${isa === "none" ? "" : `, ${isa}`}`,
   ];
   writeFileSync(options.out, await drawCurves(history, title, subtitle));
   console.log(`\nThe curves are in ${options.out}`);

@@ -12,7 +12,7 @@ import { LRScheduler } from "./lr_scheduler/scheduler.ts";
 /** A line of more points than this is thinned out: they do not show at 800 pixels. */
 const MAX_POINTS = 1200;
 /** The width of a panel without its axis: the picture is 800 pixels wide. */
-const WIDTH = 700;
+const WIDTH = 690;
 /** Letters in the title, in a row of the subtitle, and in a name in the legend: Vega guesses how wide text is, generously. */
 const TITLE = 54, LINE = 77, LABEL = 60;
 /** Distinct also for the colour-blind, and in print (Okabe and Ito). */
@@ -211,7 +211,7 @@ function specification(named: readonly [string, LRScheduler][], lines: readonly 
         x: {
           field: "step",
           type: "quantitative" as const,
-          scale: { domain: [0, steps - 1], nice: false },
+          scale: { domain: [0, steps < 20 ? steps - 1 : steps], nice: false },
           axis: {
             title: last ? from : null,
             labels: last,
@@ -224,7 +224,11 @@ function specification(named: readonly [string, LRScheduler][], lines: readonly 
           field: "value",
           type: "quantitative" as const,
           scale: { zero: !(low > high / 2 && low < high), nice: true },
-          axis: { title: field, tickCount: 6, format: "~g" },
+          axis: {
+            title: field,
+            tickCount: 6,
+            labelExpr: `datum.value ? format(datum.value, "~${high < 1e-2 ? "e" : "g"}") : "0"`,
+          },
         },
         color: {
           field: "scheduler",
@@ -266,7 +270,7 @@ function specification(named: readonly [string, LRScheduler][], lines: readonly 
       view: { stroke: "#bbbbbb" },
       axis: { labelFontSize: 12, titleFontSize: 13, titleFontWeight: "normal", gridColor: "#e8e8e8" },
       axisX: { labelFlush: false },
-      axisY: { minExtent: 42, maxExtent: 42 },
+      axisY: { minExtent: 54, maxExtent: 54 },
       legend: { labelFontSize: 12.5, labelLimit: 10 * LABEL, columnPadding: 16 },
     },
   };

@@ -15,6 +15,10 @@ export interface Panel {
 }
 
 const COLUMNS = 4;
+/** Panels, the space between them, and that around all: 800 pixels across. */
+const WIDTH = 166, HEIGHT = 104;
+const GAP = { row: 58, column: 22 };
+const PADDING = { left: 56, right: 14, top: 98, bottom: 72 };
 /** The height of the axes, and so of all panels: momentum, at most 0.95, shares it with the rates. */
 const TOP = 1;
 const SERIES: Record<Curve["series"], string> = {
@@ -26,14 +30,21 @@ const SERIES: Record<Curve["series"], string> = {
 
 /** Draws a panel for each scheduler, as an SVG 800 pixels wide. */
 export function drawGallery(panels: readonly Panel[], epochs: number): Promise<string> {
-  return new View(parse(compile(specification(panels, epochs)).spec), { renderer: "none" }).toSVG();
+  const { spec } = compile(specification(panels, epochs)), rows = Math.ceil(panels.length / COLUMNS);
+  // Vega guesses how wide text is, generously, and would make the picture wider: its size is given instead.
+  Object.assign(spec, {
+    autosize: "none",
+    padding: PADDING,
+    width: COLUMNS * (WIDTH + GAP.column) - GAP.column,
+    height: rows * (HEIGHT + GAP.row) - GAP.row,
+  });
+  return new View(parse(spec), { renderer: "none" }).toSVG();
 }
 
 function specification(panels: readonly Panel[], epochs: number): TopLevelSpec {
   const names = Object.keys(SERIES);
   return {
     background: "white",
-    padding: { left: 10, right: 12, top: 12, bottom: 10 },
     title: {
       text: "Schedulers",
       subtitle: `Learning rate from 1 over ${epochs} epochs: what a param group has in each of them`,
@@ -45,14 +56,13 @@ function specification(panels: readonly Panel[], epochs: number): TopLevelSpec {
       offset: 14,
     },
     columns: COLUMNS,
-    // Vega guesses how wide text is, generously: panels are laid out without it.
     bounds: "flush",
-    spacing: { row: 58, column: 22 },
+    spacing: GAP,
     concat: panels.map(({ title, subtitle, curves }, i) => {
       const left = i % COLUMNS === 0, bottom = i >= panels.length - COLUMNS;
       return {
-        width: 168,
-        height: 104,
+        width: WIDTH,
+        height: HEIGHT,
         title: { text: title, subtitle },
         data: {
           values: curves.flatMap(({ series, values }) =>
