@@ -44,8 +44,8 @@ static void wait_on(signal_t *s, lock_t *l) { pthread_cond_wait(s, l); }
 static void wake_all(signal_t *s) { pthread_cond_broadcast(s); }
 #endif
 
-/* How often a thread looks before it sleeps: some tens of microseconds; and when it has been told that work is near. */
-#define SPINS 2000
+/* How often a thread looks before it sleeps: about a hundred microseconds; and when it has been told that work is near. */
+#define SPINS 6000
 #define SPINS_NEAR 20000
 
 static lock_t gate = LOCK_INIT;            /* held by the one whose work the pool does */

@@ -37,7 +37,7 @@ const SCHEDULERS: readonly [name: string, options: string, make: Make, further?:
     return new optim.MultiplicativeLR(o, { lrLambda: (t) => t % 20 < 10 ? 0.95 : 1 });
   }],
   ["StepLR", "stepSize 30, gamma 0.5", (o) => new optim.StepLR(o, { stepSize: 30, gamma: 0.5 })],
-  ["MultiStepLR", "milestones 30 and 80, gamma 0.3", (o) => {
+  ["MultiStepLR", "at 30 and 80, gamma 0.3", (o) => {
     return new optim.MultiStepLR(o, { milestones: [30, 80], gamma: 0.3 });
   }],
   ["ConstantLR", "factor 0.5, totalIters 40", (o) => new optim.ConstantLR(o, { factor: 0.5, totalIters: 40 })],

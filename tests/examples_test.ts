@@ -1,5 +1,8 @@
 /** The examples are complete programs that assert what they promise. */
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { assertEquals, assertStringIncludes } from "@std/assert";
@@ -9,6 +12,8 @@ const EXAMPLES: Record<string, string> = {
   "state_dict_experts.ts": "two experts go on from one layer's state",
   "state_dict_bypass.ts": "the bypass is at step 1, the others at step 6",
   "state_dict_by_name.ts": "every parameter has the state that was saved under its name",
+  "swa.ts": "averaged weights: ",
+  "ema.ts": "averaged weights: ",
 };
 
 for (const [name, says] of Object.entries(EXAMPLES)) {
@@ -19,3 +24,22 @@ for (const [name, says] of Object.entries(EXAMPLES)) {
     assertStringIncludes(stdout, says);
   });
 }
+
+test(
+  "examples/train_mnist.ts learns in one epoch, to the same bits in every runtime",
+  { timeout: 300_000 },
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "flatstep-mnist-"));
+    try {
+      const path = "examples/train_mnist.ts";
+      const options = ["--epochs=1", "--min-accuracy=0.97", `--out=${join(folder, "mnist.svg")}`];
+      const command = IS_BUN ? [path] : ["run", "-A", "--quiet", path];
+      const { code, stdout, stderr } = await run(process.execPath, [...command, ...options]);
+      assertEquals(code, 0, stderr);
+      assertStringIncludes(stdout, "b149f72a02a3ae9b", "the weights");
+      assertStringIncludes(stdout, "4aa700416e2fc5e1", "their average");
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+);

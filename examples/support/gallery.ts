@@ -63,7 +63,7 @@ function specification(panels: readonly Panel[], epochs: number): TopLevelSpec {
       return {
         width: WIDTH,
         height: HEIGHT,
-        title: { text: title, subtitle },
+        title: { text: title, subtitle, fontSize: title.length > 22 ? 9.5 : 12 }, // the longest fits in any font
         data: {
           values: curves.flatMap(({ series, values }) =>
             values

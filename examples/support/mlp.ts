@@ -10,7 +10,7 @@ import type { Flowers } from "./iris.ts";
 class Linear {
   readonly weight: Parameter;
   readonly bias: Parameter;
-  #inputs = new Float64Array();
+  private seen: Float64Array = new Float64Array();
 
   constructor(readonly from: number, readonly to: number, random: Random) {
     const bound = 1 / Math.sqrt(from);
@@ -22,7 +22,7 @@ class Linear {
 
   forward(inputs: Float64Array): Float64Array {
     const { from, to, weight, bias } = this, outputs = new Float64Array(inputs.length / from * to);
-    this.#inputs = inputs;
+    this.seen = inputs;
     for (let o = 0; o < outputs.length; o++) {
       const column = o % to, row = (o - column) / to;
       outputs[o] = bias.data[column]!;
@@ -33,7 +33,7 @@ class Linear {
 
   /** From the outputs' gradient, the parameters' and the inputs'. */
   backward(grad: Float64Array): Float64Array {
-    const { from, to, weight, bias } = this, inputs = this.#inputs, back = new Float64Array(inputs.length);
+    const { from, to, weight, bias } = this, inputs = this.seen, back = new Float64Array(inputs.length);
     const weightGrad = new Float64Array(weight.data.length), biasGrad = new Float64Array(to);
     for (let o = 0; o < grad.length; o++) {
       const column = o % to, row = (o - column) / to;
@@ -58,8 +58,8 @@ class BatchNorm implements Statistics {
   momentum: number | null = 0.1;
   numBatchesTracked = 0;
   training = true;
-  #normal = new Float64Array();
-  #scale: number[] = [];
+  private normal: Float64Array = new Float64Array();
+  private scale: number[] = [];
 
   constructor(readonly width: number) {
     this.weight = new Parameter(new Float32Array(width).fill(1));
@@ -90,20 +90,20 @@ class BatchNorm implements Statistics {
         runningMean[c]! += share * (mean - runningMean[c]!);
         runningVar[c]! += share * (variance * rows / (rows - 1) - runningVar[c]!);
       }
-      this.#scale[c] = 1 / Math.sqrt(variance + 1e-5);
+      this.scale[c] = 1 / Math.sqrt(variance + 1e-5);
       for (let r = 0; r < rows; r++) {
         const i = r * width + c;
-        normal[i] = (inputs[i]! - mean) * this.#scale[c]!;
+        normal[i] = (inputs[i]! - mean) * this.scale[c]!;
         outputs[i] = normal[i]! * weight.data[c]! + bias.data[c]!;
       }
     }
-    this.#normal = normal;
+    this.normal = normal;
     return outputs;
   }
 
   /** From the outputs' gradient, the parameters' and the inputs', in training. */
   backward(grad: Float64Array): Float64Array {
-    const { width, weight, bias } = this, rows = grad.length / width, normal = this.#normal;
+    const { width, weight, bias } = this, rows = grad.length / width, normal = this.normal;
     const weightGrad = new Float64Array(width), biasGrad = new Float64Array(width);
     grad.forEach((g, i) => {
       weightGrad[i % width]! += g * normal[i]!;
@@ -113,7 +113,7 @@ class BatchNorm implements Statistics {
     bias.grad = Float32Array.from(biasGrad);
     return grad.map((g, i) => {
       const c = i % width;
-      return weight.data[c]! * this.#scale[c]! * (g - (biasGrad[c]! + normal[i]! * weightGrad[c]!) / rows);
+      return weight.data[c]! * this.scale[c]! * (g - (biasGrad[c]! + normal[i]! * weightGrad[c]!) / rows);
     });
   }
 }
