@@ -8,7 +8,6 @@
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import process from "node:process";
 import { parseArgs } from "node:util";
 import { assertEquals } from "@std/assert";
 import * as optim from "@flatstep/optim";
