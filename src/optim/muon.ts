@@ -198,9 +198,9 @@ export const MUON_UPDATE: TensorUpdate<Group> = {
  *
  * const weight = new Parameter([3, 1, 0, 2, -1, 1], { shape: [2, 3] });
  * const optimizer = new Muon([weight], { lr: 0.1, weightDecay: 0 });
- * const norm = () => weight.data.reduce((sum, w) => sum + w * w, 0);
+ * const norm = () => Math.hypot(...weight.data);
  * const before = norm();
- * for (let i = 0; i < 20; i++) {
+ * for (let i = 0; i < 40; i++) {
  *   weight.grad = Float32Array.from(weight.data, (w) => 2 * w); // of sum(w²)
  *   optimizer.step();
  * }
