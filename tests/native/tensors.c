@@ -102,7 +102,7 @@ static void everywhere(const lent *with, uint32_t rule, uint32_t dtype, int spec
   if (rule == FS_ADAFACTOR) add_tensor(with, s, 0, 1, 9000, special), add_tensor(with, s, 0, 0, 3, special), add_tensor(with, s, 700, 3, 3, special);
   const uint32_t isas = (fs_set_isa(UINT32_MAX) & 255u) + 1;
   fs_set_isa(0);
-  fs_set_grain(4u << 20);
+  fs_set_grain(5u << 19);
   int ok = run_step(s, 1, 0) == FS_OK && !unchanged(s);
   for (uint32_t t = 0; t < s->count; t++) {
     for (uint32_t b = 0; b < BUFFERS; b++) memcpy(s->wanted[t][b], s->memory[t][b], s->bytes[t][b]);
@@ -116,7 +116,7 @@ static void everywhere(const lent *with, uint32_t rule, uint32_t dtype, int spec
       for (uint32_t b = 0; b < BUFFERS; b++) ok &= with->same(dtype, s->memory[t][b], s->wanted[t][b], s->bytes[t][b]);
     }
   }
-  fs_set_grain(4u << 20);
+  fs_set_grain(5u << 19);
   note(with, ok, "fs_run_tensors: the same everywhere");
   finish(s);
 }
@@ -223,7 +223,7 @@ static void products(const lent *with, uint32_t dtype) {
     free(wanted), free(x[0]), free(x[2]), free(x[3]);
     if (!symmetric) free(x[1]);
   }
-  fs_set_grain(4u << 20);
+  fs_set_grain(5u << 19);
 }
 
 static void hostile_product(const lent *with, uint32_t dtype) {
