@@ -187,7 +187,7 @@ export const MUON_UPDATE: TensorUpdate<Group> = {
  * Paper: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"
  * (kellerjordan.github.io/posts/muon); Liu et al. 2025, "Muon is Scalable for LLM Training" (arXiv:2502.16982). torch source:
  * `torch/optim/_muon.py`. Differences: the iteration is in float32 (float64 for float64 parameters; torch: bfloat16 for all, whose
- * steps are less exact, by about 1e-3 of lr and more, and several times faster on processors that multiply bfloat16 matrices by
+ * steps are less exact, by about 1e-2 of the update, and several times faster on processors that multiply bfloat16 matrices by
  * themselves); parameters that are not 2-D are refused in groups added later as well (torch: at the step); `maximize`; the
  * coefficients and `nsSteps` are checked in the constructor (torch: at the step); no division by zero with `eps` 0.
  *
