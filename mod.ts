@@ -39,10 +39,10 @@ export {
   type StateDictPostHook,
   type StateDictPreHook,
   type StepArgs,
-  type StepOptions,
   type StepPostHook,
   type StepPreHook,
 } from "./src/optim/optimizer.ts";
+export type { GradOptions, StepOptions, StepResult } from "./src/optim/step_options.ts";
 export type { LoadOptions } from "./src/optim/match_names.ts";
 export type { OptionSpec, Schema } from "./src/optim/options.ts";
 export type {
@@ -70,7 +70,17 @@ export { Rprop, type RpropOptions } from "./src/optim/rprop.ts";
 export { ASGD, type ASGDOptions } from "./src/optim/asgd.ts";
 export { SparseAdam, type SparseAdamOptions } from "./src/optim/sparse_adam.ts";
 export { Muon, type MuonOptions } from "./src/optim/muon.ts";
+export { LBFGS, type LBFGSOptions } from "./src/optim/lbfgs.ts";
+export { BFGS, type BFGSOptions } from "./src/optim/bfgs.ts";
+export {
+  type LineSearchFn,
+  QuasiNewton,
+  type QuasiNewtonOptions,
+  type QuasiNewtonResult,
+  type StopReason,
+} from "./src/optim/quasi_newton.ts";
 export { TensorwiseOptimizer } from "./src/optim/tensorwise.ts";
+export { clipGradNorm, type ClipGradNormOptions, clipGradValue, type GradOwners } from "./src/clip_grad.ts";
 export * as foreach from "./src/foreach.ts";
 export * as swaUtils from "./src/swa_utils/mod.ts";
 export {

@@ -8,35 +8,17 @@
  * @module
  */
 
-import { spawn, spawnSync } from "node:child_process";
 import process from "node:process";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { fromFileUrl } from "@std/path";
 import { backend } from "../mod.ts";
 import { AveragingWork } from "./averaging_work.ts";
+import { canImport, startChild } from "./child.ts";
 import { type Contender, contender, digits, inTurn, table, timeText } from "./ratios.ts";
 import { SET_NAMES, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
 
-const PYTHON = "python3", PEERS = ["torch", "torch lerp"] as const;
+const PEERS = ["torch", "torch lerp"] as const;
 /** Milliseconds between turns, until the other's idle threads no longer spin. */
 const PAUSE_MS = 40;
-
-/** torch in a child process. */
-function startTorch(): { ask(request: unknown): Promise<Record<string, unknown>>; end(): void } {
-  const script = fromFileUrl(new URL("./peers/torch_averaging.py", import.meta.url));
-  const child = spawn(PYTHON, [script], { stdio: ["pipe", "pipe", "inherit"] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  return {
-    async ask(request) {
-      child.stdin.write(`${JSON.stringify(request)}\n`);
-      const { value, done } = await lines.next();
-      if (done) throw new Error("torch has ended; what it said is above");
-      return JSON.parse(value) as Record<string, unknown>;
-    },
-    end: () => child.stdin.end(),
-  };
-}
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { sets: { type: "string" }, rounds: { type: "string" } } });
@@ -47,7 +29,7 @@ async function main(): Promise<void> {
     process.exit(2);
   }
   const { name, isa, threads } = backend();
-  const torch = spawnSync(PYTHON, ["-c", "import torch"], { stdio: "ignore" }).status === 0 ? startTorch() : null;
+  const torch = canImport("torch") ? startChild("torch_averaging.py") : null;
   const rows: string[][] = [];
   let version = "absent";
   try {

@@ -8,16 +8,13 @@
  * @module
  */
 
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { createInterface } from "node:readline";
 import { backend } from "../mod.ts";
-import { fromFileUrl } from "@std/path";
 import { readArguments } from "./arguments.ts";
+import { canImport, type Child, startChild } from "./child.ts";
 import { type Contender, contender, digits, inTurn, preparedContender, table, timeText } from "./ratios.ts";
 import { SHAPE_SETS, type ShapeSet } from "./shapes.ts";
 import { type RuleName, Work } from "./work.ts";
 
-const PYTHON = "python3";
 const VARIANTS = ["fused", "default", "foreach"] as const;
 /** Milliseconds between turns, until the other's idle threads no longer spin. */
 const PAUSE_MS = 40;
@@ -25,18 +22,11 @@ const NEW_GRADIENTS: readonly ShapeSet[] = ["1000x1000", "10000x64"];
 
 /** torch in a child process. */
 class Torch {
-  readonly #child: ChildProcess;
-  readonly #lines: AsyncIterator<string>;
-
-  constructor() {
-    const script = fromFileUrl(new URL("./peers/torch_step.py", import.meta.url));
-    this.#child = spawn(PYTHON, [script], { stdio: ["pipe", "pipe", "inherit"] });
-    this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
-  }
+  readonly #child: Child = startChild("torch_step.py");
 
   /** Makes parameters and optimizers; returns torch's version. */
   async setup(rule: RuleName, set: ShapeSet, threads: number): Promise<string> {
-    const answer = await this.#ask({ op: "setup", rule, shapes: SHAPE_SETS[set], threads });
+    const answer = await this.#child.ask({ op: "setup", rule, shapes: SHAPE_SETS[set], threads });
     this.variants = answer["variants"] as string[];
     return answer["torch"] as string;
   }
@@ -46,18 +36,14 @@ class Torch {
 
   /** One of torch's implementations. */
   contender(variant: typeof VARIANTS[number]): Contender {
-    return { name: `torch ${variant}`, turn: async () => (await this.#ask({ op: "turn", variant }))["ms"] as number };
+    return {
+      name: `torch ${variant}`,
+      turn: async () => (await this.#child.ask({ op: "turn", variant }))["ms"] as number,
+    };
   }
 
   end(): void {
-    this.#child.stdin!.end();
-  }
-
-  async #ask(request: unknown): Promise<Record<string, unknown>> {
-    this.#child.stdin!.write(`${JSON.stringify(request)}\n`);
-    const { value, done } = await this.#lines.next();
-    if (done) throw new Error("torch has ended; what it said is above");
-    return JSON.parse(value) as Record<string, unknown>;
+    this.#child.end();
   }
 }
 
@@ -92,9 +78,8 @@ async function measure(
 
 async function main(): Promise<void> {
   const { rules, sets, rounds } = readArguments();
-  const { status } = spawnSync(PYTHON, ["-c", "import torch"], { stdio: "ignore" });
-  if (status !== 0) {
-    console.log(`torch is absent (${PYTHON} cannot import it), so there is nothing to compare with. To install it:`);
+  if (!canImport("torch")) {
+    console.log(`torch is absent (Python cannot import it), so there is nothing to compare with. To install it:`);
     console.log("    pip install torch==2.13.0");
     return;
   }

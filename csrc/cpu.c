@@ -5,6 +5,7 @@
  * On arm64 the baseline is NEON and there is nothing to choose.
  */
 #include "tensor.h"
+#include "vectors.h"
 
 #include <stdatomic.h>
 
@@ -92,6 +93,7 @@ static const fs_kernel kernels[][FS_ISAS][FS_DTYPES] = {
 #define FS_TENSORS(isa) \
   {&fs_tensor_kernels_f32_##isa, &fs_tensor_kernels_f64_##isa, &fs_tensor_kernels_bf16_##isa, &fs_tensor_kernels_f16_##isa}
 #define FS_MATMULS(isa) {&fs_matmul_kernels_f32_##isa, &fs_matmul_kernels_f64_##isa}
+#define FS_VECTORS(isa) {&fs_vector_kernels_f32_##isa, &fs_vector_kernels_f64_##isa}
 #if FS_X86
 #define FS_EACH_ISA(of) of(base), of(avx2), of(avx512)
 #else
@@ -100,6 +102,7 @@ static const fs_kernel kernels[][FS_ISAS][FS_DTYPES] = {
 static const fs_chunk chunks[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_CHUNKS)};
 static const fs_tensor_kernels *const tensor_kernels[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_TENSORS)};
 static const fs_matmul_kernels *const matmul_kernels[FS_ISAS][2] = {FS_EACH_ISA(FS_MATMULS)};
+static const fs_vector_kernels *const vector_kernels[FS_ISAS][2] = {FS_EACH_ISA(FS_VECTORS)};
 
 /* 1 + the instruction set in use; 0: not yet looked. */
 static atomic_uint chosen;
@@ -134,6 +137,7 @@ fs_kernel fs_kernel_of(uint32_t rule, uint32_t dtype) { return kernels[rule][cur
 fs_chunk fs_chunk_of(uint32_t dtype) { return chunks[current_isa()][dtype]; }
 const fs_tensor_kernels *fs_tensor_kernels_of(uint32_t dtype) { return tensor_kernels[current_isa()][dtype]; }
 const fs_matmul_kernels *fs_matmul_kernels_of(uint32_t dtype) { return matmul_kernels[current_isa()][dtype == FS_F64]; }
+const fs_vector_kernels *fs_vector_kernels_of(uint32_t dtype) { return vector_kernels[current_isa()][dtype == FS_F64]; }
 
 uint32_t fs_isa(void) {
 #if defined(__aarch64__)

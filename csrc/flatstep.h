@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 /** Changes whenever a signature, a structure or the meaning of a value below does. */
-#define FS_ABI_VERSION 1u
+#define FS_ABI_VERSION 2u
 
 #if defined(_WIN32)
 #define FS_API __declspec(dllexport)
@@ -125,6 +125,28 @@ FS_API void fs_wake(void);
  */
 FS_API int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads);
 
+/** The numbers that fs_step reads (unscale, max_norm) and writes. */
+enum fs_step_word {
+  FS_STEP_UNSCALE = 0,     /* each gradient is multiplied by it first; 1: it is not */
+  FS_STEP_MAX_NORM = 1,    /* what the norm is clipped to; infinity: it is not */
+  FS_STEP_NORM = 2,        /* the norm of all gradients */
+  FS_STEP_COEFFICIENT = 3, /* max_norm / (norm + 1e-6), at most 1; 0 where the norm is not finite */
+  FS_STEP_SUMS = 4,        /* a sum of squares for each dtype; the norm is the root of their sum, in the order of dtypes */
+  FS_STEP_WORDS = 8
+};
+
+/** MEASURE adds the squares of all gradients to the sums, row by row; UPDATE runs the jobs. */
+enum fs_step_phase { FS_STEP_MEASURE = 1, FS_STEP_UPDATE = 2 };
+
+/**
+ * fs_run over gradients (buffer 1, which is not changed) that are multiplied by `unscale` and then by the coefficient, rounded
+ * to their dtype each time. With both phases norm and coefficient are found first, and nothing is updated where the norm is
+ * not finite; UPDATE alone takes the coefficient as it is. `partials` is scratch for MEASURE, sum(ceil(n / FS_REDUCE_CHUNK))
+ * doubles.
+ */
+FS_API int32_t fs_step(const fs_job *jobs, uint32_t count, uint32_t phases, double *step, double *partials,
+                       uint32_t partials_length, uint32_t threads);
+
 /** Elements that one partial result of a reduction covers. */
 #define FS_REDUCE_CHUNK 4096u
 
@@ -174,5 +196,34 @@ enum fs_matmul_flags { FS_A_TRANSPOSED = 1, FS_B_TRANSPOSED = 2, FS_SYMMETRIC = 
  */
 FS_API int32_t fs_matmul(uint32_t dtype, const uint64_t *words, double *scratch, uint32_t scratch_length,
                          uint32_t threads);
+
+/** Flags of a pass: x is negated; the result is multiplied by c. */
+enum fs_pass_flags { FS_NEGATE = 1, FS_SCALE = 2 };
+
+/**
+ * One pass over vectors, of words { n | x | y or null | z or null | out | flags | double a | double c }:
+ *
+ *   out = (±x + a y) c,   results = { sum out z, max |out| }     each product and each sum of elements rounded
+ *
+ * The sum is in float64 and in the order of fs_reduce; without z both results are 0. `partials` is scratch for at least
+ * 2 ceil(n / FS_REDUCE_CHUNK) doubles. out may be x, y or z, and overlaps with them in no other way. float32 and float64.
+ */
+FS_API int32_t fs_combine(uint32_t dtype, const uint64_t *words, double *partials, uint32_t partials_length,
+                          double *results, uint32_t threads);
+
+/** Doubles of scratch that fs_packed_product needs for n rows. */
+FS_API uint32_t fs_packed_scratch(uint32_t n);
+
+/**
+ * out = H v for a symmetric matrix of n rows, of which the lower triangle is stored, row behind row: row i from i (i + 1) / 2
+ * on. Sums are in float64: over fixed blocks of rows, whose number follows from n alone. out does not overlap with H or v.
+ * float32 and float64.
+ */
+FS_API int32_t fs_packed_product(uint32_t dtype, uint32_t n, const void *matrix, const void *v, void *out,
+                                 double *scratch, uint32_t scratch_length, uint32_t threads);
+
+/** H -= u sT + s uT, in float64 and rounded once. Scratch: 2 n doubles. */
+FS_API int32_t fs_packed_update(uint32_t dtype, uint32_t n, void *matrix, const void *u, const void *s, double *scratch,
+                                uint32_t scratch_length, uint32_t threads);
 
 #endif

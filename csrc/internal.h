@@ -30,6 +30,13 @@ typedef struct fs_rule {
 
 #define FS_MAX_BUFFERS 16u
 
+/** The rules' numbers: FS_RULE_adam … */
+#define RULE(name) FS_RULE_##name,
+enum fs_rule_number {
+#include "rules.def"
+};
+#undef RULE
+
 extern const fs_rule fs_rules[];
 extern const uint32_t fs_rule_count;
 extern const uint32_t fs_element_size[FS_DTYPES];

@@ -1,5 +1,5 @@
 /**
- * fs_run and fs_reduce: check everything, split the elements evenly, run.
+ * fs_run, fs_step and fs_reduce: check everything, split the elements evenly, run.
  */
 #include "internal.h"
 
@@ -21,15 +21,22 @@ typedef struct cursor {
 
 typedef struct run {
   const fs_job *jobs;
+  const double *factors; /* what gradients are multiplied by, one after the other; null: they are taken as they are */
   cursor part[FS_MAX_THREADS + 1];
 } run;
+
+/* What there is to do. */
+typedef struct totals {
+  uint64_t elements, bytes, chunks, grad_bytes;
+} totals;
 
 static uint32_t row_words(const fs_job *job) { return 2 + fs_rules[job->rule].buffers; }
 static uint32_t row_hyper(const uint64_t *row) { return (uint32_t)row[1]; }
 static uint32_t row_flags(const uint64_t *row) { return (uint32_t)(row[1] >> 32); }
+static uint64_t chunks_of(uint64_t n) { return n / FS_REDUCE_CHUNK + (n % FS_REDUCE_CHUNK != 0); }
 
-/* Checks a job; adds its elements to *elements and their bytes to *bytes. */
-static int32_t check_job(const fs_job *job, uint64_t *elements, uint64_t *bytes) {
+/* Checks a job, and adds what there is in it to *all. */
+static int32_t check_job(const fs_job *job, totals *all) {
   if (job->rule >= fs_rule_count) return FS_ERR_RULE;
   if (job->dtype >= FS_DTYPES) return FS_ERR_DTYPE;
   if (job->rows == 0) return FS_OK;
@@ -39,7 +46,7 @@ static int32_t check_job(const fs_job *job, uint64_t *elements, uint64_t *bytes)
   const uint32_t size = fs_element_size[job->dtype], words = row_words(job);
   const uint64_t most = (uint64_t)PTRDIFF_MAX / size;
   const uint64_t *row = job->table;
-  uint64_t sum = 0;
+  uint64_t sum = 0, chunks = 0;
   for (uint32_t r = 0; r < job->rows; r++, row += words) {
     const uint64_t n = row[0];
     if (n == 0) continue;
@@ -55,11 +62,26 @@ static int32_t check_job(const fs_job *job, uint64_t *elements, uint64_t *bytes)
       }
     }
     sum += n;
+    chunks += chunks_of(n);
   }
-  if (sum > UINT64_MAX / 2 - *elements) return FS_ERR_LENGTH;
-  *elements += sum;
-  if (sum > (UINT64_MAX / 2 - *bytes) / ((uint64_t)rule->buffers * size)) return FS_ERR_LENGTH;
-  *bytes += sum * rule->buffers * size;
+  if (sum > UINT64_MAX / 2 - all->elements) return FS_ERR_LENGTH;
+  all->elements += sum;
+  if (sum > (UINT64_MAX / 2 - all->bytes) / ((uint64_t)rule->buffers * size)) return FS_ERR_LENGTH;
+  all->bytes += sum * rule->buffers * size;
+  all->grad_bytes += sum * size;
+  all->chunks += chunks;
+  return FS_OK;
+}
+
+static int32_t check_jobs(const fs_job *jobs, uint32_t count, totals *all) {
+  memset(all, 0, sizeof *all);
+  if (count == 0) return FS_OK;
+  if (jobs == NULL) return FS_ERR_NULL;
+  if ((uintptr_t)jobs % 8 != 0) return FS_ERR_ALIGN;
+  for (uint32_t j = 0; j < count; j++) {
+    const int32_t status = check_job(&jobs[j], all);
+    if (status != FS_OK) return status;
+  }
   return FS_OK;
 }
 
@@ -114,6 +136,40 @@ static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, ui
   kernel(flags, hypers, row + 2, (size_t)from, (size_t)to);
 }
 
+/* Bytes of a gradient that are multiplied at a time: they stay in the first-level cache. */
+#define FS_SCALED 4096u
+
+/* run_row, where gradients are multiplied: the kernel finds a block of products in the place of the gradient's. */
+static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to,
+                           const double *factors) {
+  _Alignas(64) unsigned char unscaled[FS_SCALED], clipped[FS_SCALED];
+  const fs_rule *rule = &fs_rules[job->rule];
+  const fs_kernel scale = fs_kernel_of(FS_RULE_scale, job->dtype);
+  const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
+  const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
+  const int ahead = rule->ahead && to - from > FS_LONG / size;
+  const uint64_t block = (ahead ? FS_BLOCK : FS_SCALED) / size;
+  uint64_t pointers[FS_MAX_BUFFERS], pair[2];
+  for (uint64_t n; from < to; from += n) {
+    n = to - from < block ? to - from : block;
+    if (ahead) {
+      for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
+        for (uint32_t b = 0; b < rule->buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
+      }
+    }
+    for (uint32_t b = 0; b < rule->buffers; b++) pointers[b] = row[2 + b] == 0 ? 0 : row[2 + b] + from * size;
+    unsigned char *to_block = unscaled;
+    for (uint32_t f = 0; f < 2; f++, to_block = clipped) {
+      if (factors[f] == 1) continue;
+      pair[0] = (uint64_t)(uintptr_t)to_block;
+      pair[1] = pointers[1];
+      scale(0, &factors[f], pair, 0, (size_t)n);
+      pointers[1] = pair[0];
+    }
+    kernel(flags, hypers, pointers, 0, (size_t)n);
+  }
+}
+
 static void run_part(void *context, uint32_t part) {
   const run *r = context;
   const cursor end = r->part[part + 1];
@@ -130,10 +186,14 @@ static void run_part(void *context, uint32_t part) {
     const uint64_t *row = job->table + (size_t)c.row * words;
     for (; c.row < last; c.row++, c.at = 0, row += words) {
       if (c.row + 1 < last) prefetch(row + words, buffers, size);
-      if (row[0] > c.at) run_row(kernel, job, row, c.at, row[0]);
+      if (row[0] <= c.at) continue;
+      if (r->factors == NULL) run_row(kernel, job, row, c.at, row[0]);
+      else run_scaled_row(kernel, job, row, c.at, row[0], r->factors);
     }
     if (c.job == end.job) {
-      if (end.at > c.at) run_row(kernel, job, row, c.at, end.at);
+      if (end.at <= c.at) break;
+      if (r->factors == NULL) run_row(kernel, job, row, c.at, end.at);
+      else run_scaled_row(kernel, job, row, c.at, end.at, r->factors);
       break;
     }
   }
@@ -148,22 +208,21 @@ uint32_t fs_parts_for(uint64_t bytes, uint32_t threads) {
 
 void fs_set_grain(uint32_t bytes) { atomic_store_explicit(&grain, bytes > 0 ? bytes : 1, memory_order_relaxed); }
 
-int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads) {
-  if (count == 0) return FS_OK;
-  if (jobs == NULL) return FS_ERR_NULL;
-  if ((uintptr_t)jobs % 8 != 0) return FS_ERR_ALIGN;
-  uint64_t elements = 0, bytes = 0;
-  for (uint32_t j = 0; j < count; j++) {
-    const int32_t status = check_job(&jobs[j], &elements, &bytes);
-    if (status != FS_OK) return status;
-  }
-  if (elements == 0) return FS_OK;
+static void run_all(const fs_job *jobs, uint32_t count, const totals *all, const double *factors, uint32_t threads) {
+  if (all->elements == 0) return;
   run r;
   r.jobs = jobs;
-  const uint32_t parts = fs_parts_for(bytes, threads);
-  split(&r, count, elements, parts);
+  r.factors = factors;
+  const uint32_t parts = fs_parts_for(all->bytes, threads);
+  split(&r, count, all->elements, parts);
   fs_parallel(run_part, &r, parts);
-  return FS_OK;
+}
+
+int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads) {
+  totals all;
+  const int32_t status = check_jobs(jobs, count, &all);
+  if (status == FS_OK) run_all(jobs, count, &all, NULL, threads);
+  return status;
 }
 
 typedef struct reduction {
@@ -173,8 +232,6 @@ typedef struct reduction {
   uint64_t chunks;
   uint32_t op, rows, words, size, parts;
 } reduction;
-
-static uint64_t chunks_of(uint64_t n) { return n / FS_REDUCE_CHUNK + (n % FS_REDUCE_CHUNK != 0); }
 
 static void reduce_part(void *context, uint32_t part) {
   const reduction *r = context;
@@ -195,6 +252,22 @@ static void reduce_part(void *context, uint32_t part) {
     before += here;
   }
   fs_leave_float(saved);
+}
+
+/* The partial results of a row are reduced in the same way, until one is left. */
+static double fold(uint32_t op, double *p, uint64_t left) {
+  const fs_chunk again = fs_chunk_of(FS_F64);
+  if (left == 0) return 0;
+  while (left > 1) {
+    const uint64_t next = chunks_of(left);
+    for (uint64_t c = 0; c < next; c++) {
+      const uint64_t rest = left - c * FS_REDUCE_CHUNK;
+      p[c] = again(op == FS_MAX_ABS ? FS_MAX_ABS : FS_SUM, p + c * FS_REDUCE_CHUNK, NULL,
+                   (size_t)(rest < FS_REDUCE_CHUNK ? rest : FS_REDUCE_CHUNK));
+    }
+    left = next;
+  }
+  return p[0];
 }
 
 int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t rows, double *partials,
@@ -222,29 +295,106 @@ int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t r
   reduction r = {table, partials, fs_chunk_of(dtype), chunks, op, rows, words, size, fs_parts_for(bytes, threads)};
   fs_parallel(reduce_part, &r, r.parts);
 
-  /* The partial results of a row are reduced in the same way, until one is left. */
   const uint32_t saved = fs_enter_float();
-  const fs_chunk again = fs_chunk_of(FS_F64);
   row = table;
   for (uint32_t i = 0; i < rows; i++, row += words) {
-    uint64_t left = chunks_of(row[0]);
-    double *p = partials;
-    partials += left;
-    if (left == 0) {
-      results[i] = 0;
-      continue;
-    }
-    while (left > 1) {
-      const uint64_t next = chunks_of(left);
-      for (uint64_t c = 0; c < next; c++) {
-        const uint64_t rest = left - c * FS_REDUCE_CHUNK;
-        p[c] = again(op == FS_MAX_ABS ? FS_MAX_ABS : FS_SUM, p + c * FS_REDUCE_CHUNK, NULL,
-                     (size_t)(rest < FS_REDUCE_CHUNK ? rest : FS_REDUCE_CHUNK));
-      }
-      left = next;
-    }
-    results[i] = p[0];
+    results[i] = fold(op, partials, chunks_of(row[0]));
+    partials += chunks_of(row[0]);
   }
   fs_leave_float(saved);
+  return FS_OK;
+}
+
+typedef struct measurement {
+  const fs_job *jobs;
+  double *partials;
+  double unscale;
+  uint64_t chunks;
+  uint32_t count, parts;
+} measurement;
+
+/* The squares of some chunks of gradients. */
+static void measure_part(void *context, uint32_t part) {
+  const measurement *m = context;
+  _Alignas(64) unsigned char scaled[FS_REDUCE_CHUNK * sizeof(double)];
+  const uint64_t from = m->chunks / m->parts * part + (part < m->chunks % m->parts ? part : m->chunks % m->parts);
+  const uint64_t to = from + m->chunks / m->parts + (part < m->chunks % m->parts);
+  const uint32_t saved = fs_enter_float();
+  uint64_t before = 0;
+  for (uint32_t j = 0; j < m->count && before < to; j++) {
+    const fs_job *job = &m->jobs[j];
+    if (job->rows == 0) continue;
+    const uint32_t words = row_words(job), size = fs_element_size[job->dtype];
+    const fs_kernel scale = fs_kernel_of(FS_RULE_scale, job->dtype);
+    const fs_chunk squares = fs_chunk_of(job->dtype);
+    const uint64_t *row = job->table;
+    for (uint32_t i = 0; i < job->rows && before < to; i++, row += words) {
+      const uint64_t here = chunks_of(row[0]);
+      if (i + 1 < job->rows) __builtin_prefetch((const void *)(uintptr_t)row[words + 3]);
+      for (uint64_t c = from > before ? from - before : 0; c < here && before + c < to; c++) {
+        const uint64_t at = c * FS_REDUCE_CHUNK, left = row[0] - at;
+        const size_t n = (size_t)(left < FS_REDUCE_CHUNK ? left : FS_REDUCE_CHUNK);
+        uint64_t pair[2] = {(uint64_t)(uintptr_t)scaled, row[3] + at * size};
+        if (m->unscale != 1) scale(0, &m->unscale, pair, 0, n);
+        m->partials[before + c] =
+            squares(FS_SUM_SQ, (const void *)(uintptr_t)pair[m->unscale == 1], NULL, n);
+      }
+      before += here;
+    }
+  }
+  fs_leave_float(saved);
+}
+
+static void measure(const fs_job *jobs, uint32_t count, const totals *all, double *step, double *partials,
+                    uint32_t threads) {
+  measurement m = {jobs, partials, step[FS_STEP_UNSCALE], all->chunks, count, fs_parts_for(all->grad_bytes, threads)};
+  fs_parallel(measure_part, &m, m.parts);
+  const uint32_t saved = fs_enter_float();
+  for (uint32_t j = 0; j < count; j++) {
+    const uint32_t words = jobs[j].rows ? row_words(&jobs[j]) : 0;
+    const uint64_t *row = jobs[j].table;
+    double *sum = &step[FS_STEP_SUMS + jobs[j].dtype];
+    for (uint32_t i = 0; i < jobs[j].rows; i++, row += words) {
+      *sum = *sum + fold(FS_SUM_SQ, partials, chunks_of(row[0]));
+      partials += chunks_of(row[0]);
+    }
+  }
+  fs_leave_float(saved);
+}
+
+/* The norm of all gradients, and the coefficient that clips it: torch.nn.utils.clip_grad_norm_. */
+static void judge(double *step) {
+  const uint32_t saved = fs_enter_float();
+  double sum = step[FS_STEP_SUMS];
+  for (uint32_t d = 1; d < FS_DTYPES; d++) sum = sum + step[FS_STEP_SUMS + d];
+  const double norm = __builtin_sqrt(sum), wanted = step[FS_STEP_MAX_NORM] / (norm + 1e-6);
+  step[FS_STEP_NORM] = norm;
+  step[FS_STEP_COEFFICIENT] = !(norm - norm == 0) ? 0 : wanted < 1 ? wanted : 1;
+  fs_leave_float(saved);
+}
+
+int32_t fs_step(const fs_job *jobs, uint32_t count, uint32_t phases, double *step, double *partials,
+                uint32_t partials_length, uint32_t threads) {
+  totals all;
+  if (step == NULL) return FS_ERR_NULL;
+  if (((uintptr_t)step | (uintptr_t)partials) % 8 != 0) return FS_ERR_ALIGN;
+  const int32_t status = check_jobs(jobs, count, &all);
+  if (status != FS_OK) return status;
+  for (uint32_t j = 0; j < count; j++) {
+    const fs_rule *rule = &fs_rules[jobs[j].rule];
+    if (rule->buffers < 2 || rule->needs[1] != 0) return FS_ERR_RULE;
+  }
+  if (phases & FS_STEP_MEASURE) {
+    if (all.chunks > partials_length) return FS_ERR_SCRATCH;
+    if (all.chunks > 0 && partials == NULL) return FS_ERR_NULL;
+    measure(jobs, count, &all, step, partials, threads);
+  }
+  if ((phases & FS_STEP_UPDATE) == 0) return FS_OK;
+  if (phases & FS_STEP_MEASURE) {
+    judge(step);
+    if (!(step[FS_STEP_NORM] - step[FS_STEP_NORM] == 0)) return FS_OK;
+  }
+  const double factors[2] = {step[FS_STEP_UNSCALE], step[FS_STEP_COEFFICIENT]};
+  run_all(jobs, count, &all, factors[0] == 1 && factors[1] == 1 ? NULL : factors, threads);
   return FS_OK;
 }

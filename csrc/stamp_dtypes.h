@@ -9,6 +9,7 @@
 #include "reduce.h"
 #include "tensor_kernels.h"
 #include "matmul_kernels.h"
+#include "vector_kernels.h"
 #endif
 #undef FS_DTYPE
 #undef elem
@@ -44,6 +45,7 @@
 #include "reduce.h"
 #include "tensor_kernels.h"
 #include "matmul_kernels.h"
+#include "vector_kernels.h"
 #endif
 #undef FS_DTYPE
 #undef elem

@@ -4,19 +4,21 @@
  *     deno run -A examples/train_mnist.ts
  *     bun examples/train_mnist.ts
  *
- * The same seed gives the same losses, to the bit, in both. `--help` lists the options.
+ * The same seed gives the same losses, to the bit, in both. Every epoch is saved, and Ctrl-C saves too: `--resume` goes on from
+ * there, to the same bits, in either. `--help` lists the options.
  */
 import { createHash } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import process from "node:process";
-import { AdamW, AveragedModel, backend, getEmaMultiAvgFn, OneCycleLR, updateBn } from "../mod.ts";
+import { backend, CheckpointError, StateDictError, updateBn } from "../mod.ts";
 import { drawCurves } from "./mnist/chart.ts";
 import { type Batch, batches, CLASSES, type Dataset, loadMnist } from "./mnist/data.ts";
-import { Classifier, WIDTHS } from "./mnist/model.ts";
+import { type Classifier, WIDTHS } from "./mnist/model.ts";
 import { type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
 import { Random } from "./mnist/random.ts";
 import { grouped, type History, percent, Progress, runtime, secondsOf, Stopwatch, table } from "./mnist/report.ts";
+import { CtrlC, Interrupted, Run } from "./mnist/run.ts";
 
 /** Images whose activations give the averaged weights their batch norm statistics. */
 const STATISTICS_COUNT = 10_000;
@@ -27,31 +29,43 @@ class Diverged extends Error {
 }
 
 async function train(options: Options): Promise<number> {
-  const { epochs, batchSize } = options;
-  makeFolder(options.out);
-  const random = new Random(options.seed);
-  const data = loadMnist();
-  const model = await Classifier.create(random);
-  const optimizer = new AdamW([
-    { params: model.weights, weightDecay: options.weightDecay },
-    { params: model.parameters.filter((parameter) => !model.weights.includes(parameter)), weightDecay: 0 },
-  ], { lr: options.lr });
-  const stepsPerEpoch = Math.ceil(data.train.count / batchSize);
-  const scheduler = new OneCycleLR(optimizer, { maxLr: options.lr, epochs, stepsPerEpoch });
-  const averaged = new AveragedModel(model, { multiAvgFn: getEmaMultiAvgFn(options.emaDecay, { warmup: true }) });
-  const { name, isa, threads } = backend();
-  console.log(`${describeModel(model)}, batches of ${batchSize}, seed ${options.seed}, ${runtime()}, ${name}`);
+  makeFolder("out", options.out);
+  makeFolder("checkpoint", options.checkpoint);
+  const ctrlC = new CtrlC();
+  try {
+    return await trainUntil(ctrlC, options);
+  } finally {
+    ctrlC.stop();
+  }
+}
 
-  const history: History = { losses: [], rates: [], raw: [], averaged: [] };
+async function trainUntil(ctrlC: CtrlC, options: Options): Promise<number> {
+  const run = await Run.start(options), { model, optimizer, scheduler, averaged, history, stepsPerEpoch } = run;
+  const { epochs, seed, images, batchSize, emaDecay, weightDecay } = run.training;
+  const data = loadMnist(), train = { ...data.train, count: images };
+  const { name, isa, threads } = backend();
+  console.log(`${describeModel(model)}, batches of ${batchSize}, seed ${seed}, ${runtime()}, ${name}`);
+  if (options.resume) {
+    console.log(`resumed at step ${run.steps} of ${epochs * stepsPerEpoch} from ${options.checkpoint}`);
+  }
+
   const progress = new Progress({ batchSize });
-  const clock = new Stopwatch<"gradients" | "optimizer" | "averaging" | "testing">();
-  for (let epoch = 1; epoch <= epochs; epoch++) {
-    const start = clock.total;
+  const clock = new Stopwatch<"gradients" | "optimizer" | "averaging" | "testing" | "saving">();
+  const saveRun = () => clock.timeAsync("saving", () => run.save(options.checkpoint));
+  const interrupt = async () => {
+    await saveRun();
+    throw new Interrupted(
+      `interrupted after step ${run.steps} of ${epochs * stepsPerEpoch}; --resume goes on from ${options.checkpoint}`,
+    );
+  };
+  for (let epoch = run.epochs + 1; epoch <= epochs; epoch++) {
+    const start = clock.total, done = run.steps - (epoch - 1) * stepsPerEpoch;
     progress.start(`epoch ${epoch}/${epochs}`, stepsPerEpoch);
     model.train();
     try {
-      for (const batch of batches(data.train, batchSize, random)) {
-        const step = history.losses.length;
+      // Each epoch has an order of its own that follows from the seed: a run can be resumed in the middle of one.
+      for (const batch of batches(train, batchSize, new Random(seed, epoch), done)) {
+        const step = run.steps;
         const lr = scheduler.getLastLr()[0]!;
         const loss = clock.time("gradients", () => model.backward(batch));
         if (!Number.isFinite(loss)) {
@@ -65,25 +79,28 @@ async function train(options: Options): Promise<number> {
         history.losses.push(loss);
         history.rates.push(lr);
         progress.update(step + 1 - (epoch - 1) * stepsPerEpoch, loss, lr);
+        if (await ctrlC.check()) await interrupt();
       }
     } finally {
       progress.stop();
     }
     // The averaged weights have never seen an image. The next update overwrites their statistics by the model's.
-    const sample = { ...data.train, count: STATISTICS_COUNT };
+    const sample = { ...train, count: Math.min(images, STATISTICS_COUNT) };
     await clock.timeAsync("averaging", () => updateBn(batches(sample, 1000), averaged));
     clock.time("testing", () => {
       history.raw.push(measureAccuracy(model.eval(), data.test));
       history.averaged.push(measureAccuracy(averaged.module.eval(), data.test));
     });
+    await saveRun();
     const loss = mean(history.losses.slice(-stepsPerEpoch)).toFixed(6);
     const accuracies = `${percent(history.raw.at(-1)!)}, averaged ${percent(history.averaged.at(-1)!)}`;
     const seconds = (clock.total - start).toFixed(1);
     console.log(`epoch ${epoch}/${epochs}: loss ${loss}, test accuracy ${accuracies}, ${seconds} s`);
+    if (epoch < epochs && await ctrlC.check()) await interrupt();
   }
 
   const total = clock.total;
-  const kinds = ["gradients", "optimizer", "averaging", "testing"] as const;
+  const kinds = ["gradients", "optimizer", "averaging", "testing", "saving"] as const;
   const other = kinds.reduce((left, kind) => left - clock.seconds(kind), total);
   const accuracy = history.averaged.at(-1)!;
   const correct = (share: number) => `${percent(share)} (${grouped(Math.round(share * data.test.count))} of 10,000)`;
@@ -106,8 +123,8 @@ async function train(options: Options): Promise<number> {
   const title = `MNIST: ${percent(accuracy)} test accuracy after ${epochs} epoch${epochs === 1 ? "" : "s"}`;
   const subtitle = [
     describeModel(model),
-    `AdamW with weight decay ${options.weightDecay}, averaged with decay ${options.emaDecay}`,
-    `batches of ${batchSize}, seed ${options.seed}; ` +
+    `AdamW with weight decay ${weightDecay}, averaged with decay ${emaDecay}`,
+    `batches of ${batchSize}, seed ${seed}; ` +
     `${total.toFixed(0)} s in ${runtime()}, ${name}${isa === "none" ? "" : `, ${isa}`}`,
   ];
   writeFileSync(options.out, await drawCurves(history, title, subtitle));
@@ -116,11 +133,11 @@ async function train(options: Options): Promise<number> {
 }
 
 /** Makes the folder that a file goes into: before the training, so that a wrong path shows at once. */
-function makeFolder(path: string): void {
+function makeFolder(option: string, path: string): void {
   try {
     mkdirSync(dirname(path), { recursive: true });
   } catch (cause) {
-    throw new UsageError(`--out=${path}: its folder cannot be made (${(cause as Error).message})`);
+    throw new UsageError(`--${option}=${path}: its folder cannot be made (${(cause as Error).message})`);
   }
 }
 
@@ -177,7 +194,10 @@ async function main(args: string[]): Promise<number> {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (!(error instanceof UsageError || error instanceof Diverged)) throw error;
-  console.error(`train_mnist: ${error.message}`);
-  process.exitCode = error instanceof UsageError ? 2 : 1;
+  const known = [UsageError, Diverged, Interrupted, CheckpointError, StateDictError].some((kind) =>
+    error instanceof kind
+  );
+  if (!known) throw error;
+  console.error(`train_mnist: ${(error as Error).message}`);
+  process.exitCode = error instanceof UsageError ? 2 : error instanceof Interrupted ? 130 : 1;
 }

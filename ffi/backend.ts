@@ -140,6 +140,32 @@ export interface Product {
   readonly beta: number;
 }
 
+/** One pass over vectors: out = (x + a y) c, each product and each sum rounded. All arrays are of one kind. */
+export interface Combination {
+  /** Elements. */
+  readonly n: number;
+  readonly x: Numbers;
+  /** Null: nothing is added. */
+  readonly y: Numbers | null;
+  /** Null: no sums. */
+  readonly z: Numbers | null;
+  /** May be x, y or z; overlaps with them in no other way. */
+  readonly out: Numbers;
+  /** Whether x is negated first. */
+  readonly negate: boolean;
+  readonly a: number;
+  /** Null: nothing is multiplied. */
+  readonly c: number | null;
+}
+
+/** What a pass has added up, in float64: zeros without z. */
+export interface Sums {
+  /** The sum of out z. */
+  readonly dot: number;
+  /** The largest |out|; NaN if there is one. */
+  readonly largest: number;
+}
+
 /** Reductions: sum x, sum |x|, sum x², sum x·y, max |x|; in float64, in a fixed order. In the library's numbering. */
 export const REDUCTIONS = ["sum", "sumAbs", "sumSq", "dot", "maxAbs"] as const;
 /** One of {@linkcode REDUCTIONS}. */
@@ -150,6 +176,25 @@ export const GRAIN: number = 5 << 19;
 
 /** Elements that one partial result covers (FS_REDUCE_CHUNK). */
 export const REDUCE_CHUNK = 4096;
+
+/** The phases of {@linkcode Backend.step}: find the norm of all gradients, run the jobs. */
+export const MEASURE = 1, UPDATE = 2;
+
+/** Where the numbers of {@linkcode Backend.step} are (enum fs_step_word); from STEP_SUMS on a sum for each dtype. */
+export const STEP_UNSCALE = 0, STEP_MAX_NORM = 1, STEP_NORM = 2, STEP_COEFFICIENT = 3, STEP_SUMS = 4, STEP_WORDS = 8;
+
+/** What the sums of squares say: the norm, and the coefficient that clips it, as torch.nn.utils.clip_grad_norm_ has it. */
+export function judge(step: Float64Array, more = 0): void {
+  const norm = Math.sqrt(step[STEP_SUMS]! + step[STEP_SUMS + 1]! + step[STEP_SUMS + 2]! + step[STEP_SUMS + 3]! + more);
+  step[STEP_NORM] = norm;
+  step[STEP_COEFFICIENT] = Number.isFinite(norm) ? clipCoefficient(norm, step[STEP_MAX_NORM]!) : 0;
+}
+
+/** What gradients of this norm are multiplied by so that it is at most maxNorm; NaN if the norm is. */
+export function clipCoefficient(norm: number, maxNorm: number): number {
+  const wanted = maxNorm / (norm + 1e-6);
+  return wanted > 1 ? 1 : wanted;
+}
 
 /** Instruction sets, as `backend().isa` names them. */
 export type Isa = "avx512" | "avx2" | "sse2" | "neon" | "simd128" | "none";
@@ -170,6 +215,14 @@ export interface Backend {
   wake(): void;
   /** Runs jobs that this backend made, on at most `threads` threads. */
   run(jobs: readonly Job[], threads: number): void;
+  /**
+   * `run` over gradients (buffer 1, which is not changed) that are multiplied by `step[STEP_UNSCALE]` and then by
+   * `step[STEP_COEFFICIENT]`, rounded to their dtype each time.
+   *
+   * MEASURE adds the squares of all gradients, unscaled, to the sums in `step`, row by row. UPDATE runs the jobs. Both: the norm
+   * and the coefficient are found first ({@linkcode judge}), and nothing is updated where the norm is not finite.
+   */
+  step(jobs: readonly Job[], phases: number, step: Float64Array, threads: number): void;
   /**
    * Row k of `out` = the sum, in this order, of the rows sources[starts[k]] … sources[starts[k + 1] - 1] of `values`, for k in
    * [0, count): rows of `length` elements. 16-bit elements are added in float32 and rounded once.
@@ -197,6 +250,15 @@ export interface Backend {
   ): void;
   /** A product of float32 or float64 matrices. */
   matmul(product: Product, threads: number): void;
+  /** A pass over vectors. */
+  combine(pass: Combination, threads: number): Sums;
+  /**
+   * out = H v, for a symmetric matrix of n rows of which the lower triangle is stored, row behind row. All arrays are of one
+   * kind; out overlaps with nothing.
+   */
+  packedProduct(n: number, matrix: Numbers, v: Numbers, out: Numbers, threads: number): void;
+  /** H -= u sT + s uT, in float64 and rounded once. */
+  packedUpdate(n: number, matrix: Numbers, u: Numbers, s: Numbers, threads: number): void;
   /** One number for each array (each pair of arrays of one length, for "dot"). */
   reduce(
     op: Reduction,

@@ -5,14 +5,62 @@
  * @module
  */
 
-import { type DType, readInto, type TypedArray, writeFrom } from "../src/dtype.ts";
-import { type Backend, type Job, type Numbers, REDUCE_CHUNK, type Reduction, type Rule } from "./backend.ts";
+import {
+  allocate,
+  type DType,
+  DTYPES,
+  fromBfloat16,
+  fromFloat16,
+  readInto,
+  toBfloat16,
+  toFloat16,
+  type TypedArray,
+  writeFrom,
+} from "../src/dtype.ts";
+import {
+  type Backend,
+  type Job,
+  judge,
+  MEASURE,
+  type Numbers,
+  REDUCE_CHUNK,
+  type Reduction,
+  type Rule,
+  STEP_COEFFICIENT,
+  STEP_NORM,
+  STEP_SUMS,
+  STEP_UNSCALE,
+  UPDATE,
+} from "./backend.ts";
 import { matmul, runTensors } from "./tensors.ts";
+import { combine, packedProduct, packedUpdate } from "./vectors.ts";
 
 const identity = (x: number): number => x;
 
 /** Elements of a 16-bit tensor that are converted at a time. */
 const BLOCK = 4096;
+
+/** Rounds to a dtype what has been rounded to its arithmetic type. */
+const ROUND: Readonly<Record<DType, (x: number) => number>> = {
+  float32: identity,
+  float64: identity,
+  bfloat16: (x) => fromBfloat16(toBfloat16(x)),
+  float16: (x) => fromFloat16(toFloat16(x)),
+};
+
+/** out[i] = from[i] * factor, rounded to the dtype; from may be out. */
+function scale(out: Numbers, from: Numbers, dtype: DType, factor: number, n: number): void {
+  const round = dtype === "float64" ? identity : Math.fround, by = round(factor), store = ROUND[dtype];
+  if (factor === 1) {
+    if (from !== out) { for (let i = 0; i < n; i++) out[i] = from[i]!; }
+    return;
+  }
+  for (let i = 0; i < n; i++) out[i] = store(round(from[i]! * by));
+}
+
+/** What gradients are multiplied by, one after the other. */
+type Factors = readonly [unscale: number, coefficient: number];
+const NONE: Factors = [1, 1];
 
 class JsJob implements Job {
   readonly #lengths: number[];
@@ -22,8 +70,10 @@ class JsJob implements Job {
   readonly #written: boolean[];
   #used: number;
   #hypers: Float64Array = new Float64Array();
+  #scaled: TypedArray; // a gradient that has been multiplied
 
   constructor(readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
+    this.#scaled = allocate(dtype, 0);
     this.#lengths = new Array(rows).fill(0);
     this.#hyper = new Array(rows).fill(0);
     this.#flags = new Array(rows).fill(0);
@@ -73,8 +123,18 @@ class JsJob implements Job {
     this.#hypers = hypers;
   }
 
-  run(): void {
+  /** Adds the squares of the gradients, times a number, to a sum. */
+  squares(unscale: number, sum: number): number {
+    for (let row = 0; row < this.#used; row++) {
+      const n = this.#lengths[row]!;
+      if (n > 0) sum += reduceOne("sumSq", this.dtype, this.#buffers[row]![1]!, undefined, n, unscale);
+    }
+    return sum;
+  }
+
+  run(factors: Factors = NONE): void {
     const round = this.dtype === "float64" ? identity : Math.fround, count = this.rule.hypers.length;
+    const scaled = factors[0] !== 1 || factors[1] !== 1;
     let h: readonly number[] = [], from = -1;
     for (let row = 0; row < this.#used; row++) {
       const n = this.#lengths[row]!;
@@ -83,26 +143,54 @@ class JsJob implements Job {
       if (at !== from) h = Array.from(this.#hypers.subarray(at, at + count), round);
       from = at;
       const buffers = this.#buffers[row]!, flags = this.#flags[row]!;
-      if (this.dtype === "float32" || this.dtype === "float64") {
-        this.rule.body(round, flags, h, buffers as Numbers[], n);
+      if (this.dtype !== "float32" && this.dtype !== "float64") {
+        this.#runHalves(flags, h, buffers, n, factors);
       } else {
-        this.#runHalves(flags, h, buffers, n);
+        const given = scaled ? this.#replaced(buffers, n, factors) : buffers;
+        this.rule.body(round, flags, h, given as Numbers[], n);
       }
     }
   }
 
+  /** The buffers with the products in the place of the gradient. */
+  #replaced(buffers: readonly TypedArray[], n: number, factors: Factors): TypedArray[] {
+    if (this.#scaled.length < n) this.#scaled = allocate(this.dtype, n);
+    const scaled = this.#scaled as Numbers, replaced = [...buffers];
+    scale(scaled, buffers[1] as Numbers, this.dtype, factors[0], n);
+    scale(scaled, scaled, this.dtype, factors[1], n);
+    replaced[1] = scaled;
+    return replaced;
+  }
+
   /** 16-bit elements: a block at a time as float32, then rounded back. */
-  #runHalves(flags: number, h: readonly number[], buffers: readonly TypedArray[], n: number): void {
+  #runHalves(flags: number, h: readonly number[], buffers: readonly TypedArray[], n: number, factors: Factors): void {
     const block = buffers.map(() => new Float32Array(Math.min(n, BLOCK)));
     for (let from = 0; from < n; from += BLOCK) {
       const length = Math.min(BLOCK, n - from);
       buffers.forEach((b, k) => readInto(block[k]!, b, this.dtype, from, length));
+      for (const factor of factors) if (factor !== 1) scale(block[1]!, block[1]!, this.dtype, factor, length);
       this.rule.body(Math.fround, flags, h, block, length);
       buffers.forEach((b, k) => {
         if (this.#written[k]) writeFrom(b, this.dtype, from, block[k]!, length);
       });
     }
   }
+}
+
+/** {@linkcode Backend.step}. */
+function step(jobs: readonly JsJob[], phases: number, numbers: Float64Array): void {
+  if ((phases & MEASURE) !== 0) {
+    for (const job of jobs) {
+      const at = STEP_SUMS + DTYPES.indexOf(job.dtype);
+      numbers[at] = job.squares(numbers[STEP_UNSCALE]!, numbers[at]!);
+    }
+  }
+  if ((phases & UPDATE) === 0) return;
+  if ((phases & MEASURE) !== 0) {
+    judge(numbers);
+    if (!Number.isFinite(numbers[STEP_NORM]!)) return;
+  }
+  for (const job of jobs) job.run([numbers[STEP_UNSCALE]!, numbers[STEP_COEFFICIENT]!]);
 }
 
 /** Adds rows in the order of csrc/rows.c. */
@@ -130,11 +218,12 @@ function sumRows(
 }
 
 const LANES = 16;
+const lanes = new Float64Array(LANES);
 const larger = (a: number, b: number): number => (a >= b || a !== a ? a : b);
 
 /** One chunk, in the order of csrc/reduce.h: element i to lane i mod 16, then the lanes as a tree. */
 function reduceChunk(op: Reduction, x: Numbers, y: Numbers, n: number): number {
-  const lane = new Float64Array(LANES);
+  const lane = lanes.fill(0);
   for (let i = 0; i < n; i++) {
     const j = i % LANES, v = x[i]!, a = lane[j]!;
     lane[j] = op === "sum"
@@ -155,12 +244,23 @@ function reduceChunk(op: Reduction, x: Numbers, y: Numbers, n: number): number {
   return lane[0]!;
 }
 
-function reduceOne(op: Reduction, dtype: DType, x: TypedArray, y: TypedArray | undefined): number {
-  const block = new Float64Array(REDUCE_CHUNK), other = new Float64Array(REDUCE_CHUNK);
+const chunk = new Float64Array(REDUCE_CHUNK), otherChunk = new Float64Array(REDUCE_CHUNK);
+
+/** Reduces the first `length` elements, each multiplied by a factor and rounded. */
+function reduceOne(
+  op: Reduction,
+  dtype: DType,
+  x: TypedArray,
+  y: TypedArray | undefined,
+  length: number = x.length,
+  factor = 1,
+): number {
+  const block = chunk, other = otherChunk;
   let partials: number[] = [];
-  for (let from = 0; from < x.length; from += REDUCE_CHUNK) {
-    const n = Math.min(REDUCE_CHUNK, x.length - from);
+  for (let from = 0; from < length; from += REDUCE_CHUNK) {
+    const n = Math.min(REDUCE_CHUNK, length - from);
     readInto(block, x, dtype, from, n);
+    if (factor !== 1) scale(block, block, dtype, factor, n);
     if (y) readInto(other, y, dtype, from, n);
     partials.push(reduceChunk(op, block, other, n));
   }
@@ -185,9 +285,13 @@ export const jsBackend: Backend = {
   run(jobs) {
     for (const job of jobs as readonly JsJob[]) job.run();
   },
+  step: (jobs, phases, numbers) => step(jobs as readonly JsJob[], phases, numbers),
   sumRows,
   runTensors,
   matmul,
+  combine,
+  packedProduct,
+  packedUpdate,
   reduce: (op, dtype, xs, ys) => xs.map((x, i) => reduceOne(op, dtype, x, ys?.[i])),
   wake() {},
   setGrain() {},

@@ -10,17 +10,21 @@
 import { type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
 import {
   type Backend,
+  type Combination,
   type Isa,
   type Job,
+  type Numbers,
   type Product,
   REDUCE_CHUNK,
   type Reduction,
   REDUCTIONS,
   type Rule,
+  type Sums,
   type Tensor,
   type TensorRule,
 } from "./backend.ts";
 import { NativeTensors } from "./native_tensors.ts";
+import { NativeVectors } from "./native_vectors.ts";
 import { type Functions, type Memory, STATUS } from "./symbols.ts";
 
 const MAX_THREADS = 64; // FS_MAX_THREADS
@@ -55,6 +59,8 @@ class NativeJob implements Job {
   readonly #kept: TypedArray[]; // what the table's addresses point into
   readonly #functions: Functions;
   #hypers: Float64Array | undefined;
+  /** Partial results of a reduction over a buffer: one for each REDUCE_CHUNK elements of a row. */
+  chunks = 0;
   /** Arrays in resizable memory, by their place in the table; mostly there are none. */
   #moving: Map<number, TypedArray> | null = null;
 
@@ -70,7 +76,8 @@ class NativeJob implements Job {
   }
 
   setLength(row: number, n: number): void {
-    const at = row * this.#stride;
+    const at = row * this.#stride, before = this.#table[at]! + this.#table[at + 1]! * 0x100000000;
+    this.chunks += Math.ceil(n / REDUCE_CHUNK) - Math.ceil(before / REDUCE_CHUNK);
     this.#table[at] = n >>> 0;
     this.#table[at + 1] = n / 0x100000000;
   }
@@ -98,9 +105,11 @@ class NativeJob implements Job {
     this.#table.fill(0, 0, rows * this.#stride);
     this.#kept.length = 0;
     this.#moving = null;
+    this.chunks = 0;
     this.words[2] = rows;
   }
   setRows(first: number, count: number, n: number, hyper: number, flags: number): void {
+    this.chunks += count * Math.ceil(n / REDUCE_CHUNK); // they were empty
     const table = this.#table, stride = this.#stride, low = n >>> 0, high = n / 0x100000000;
     for (let at = first * stride, end = at + count * stride; at < end; at += stride) {
       table[at] = low;
@@ -161,10 +170,13 @@ export class NativeBackend implements Backend {
   readonly #functions: Functions;
   readonly #ids = new Map<string, number>();
   readonly #tensors: NativeTensors;
+  readonly #vectors: NativeVectors;
   #batch = new Uint32Array(new ArrayBuffer(4 * JOB_WORDS * 4));
+  #partials = new Float64Array(new ArrayBuffer(8));
 
   constructor(name: "deno-ffi" | "bun-ffi", library: string, functions: Functions) {
     this.#tensors = new NativeTensors(functions, (status, call) => this.#check(status, call));
+    this.#vectors = new NativeVectors(functions, (status, call) => this.#check(status, call));
     this.name = name;
     this.library = library;
     this.#functions = functions;
@@ -204,6 +216,24 @@ export class NativeBackend implements Backend {
   }
 
   run(jobs: readonly Job[], threads: number): void {
+    this.#gather(jobs);
+    this.#check(this.#functions.fs_run(this.#batch, jobs.length, Math.min(threads, MAX_THREADS)), "fs_run");
+  }
+
+  step(jobs: readonly Job[], phases: number, step: Float64Array, threads: number): void {
+    this.#gather(jobs);
+    let chunks = 0;
+    for (let j = 0; j < jobs.length; j++) chunks += (jobs[j] as NativeJob).chunks;
+    if (this.#partials.length < chunks) this.#partials = new Float64Array(new ArrayBuffer(2 * chunks * 8));
+    const partials = this.#partials, most = Math.min(threads, MAX_THREADS);
+    this.#check(
+      this.#functions.fs_step(this.#batch, jobs.length, phases, step, partials, partials.length, most),
+      "fs_step",
+    );
+  }
+
+  /** Writes the jobs behind each other, as the library reads them. */
+  #gather(jobs: readonly Job[]): void {
     if (this.#batch.length < jobs.length * JOB_WORDS) {
       this.#batch = new Uint32Array(new ArrayBuffer(jobs.length * 2 * JOB_WORDS * 4));
     }
@@ -212,7 +242,6 @@ export class NativeBackend implements Backend {
       job.refresh();
       for (let k = 0; k < JOB_WORDS; k++) this.#batch[j * JOB_WORDS + k] = words[k]!;
     }
-    this.#check(this.#functions.fs_run(this.#batch, jobs.length, Math.min(threads, MAX_THREADS)), "fs_run");
   }
 
   sumRows(
@@ -250,6 +279,18 @@ export class NativeBackend implements Backend {
 
   matmul(product: Product, threads: number): void {
     this.#tensors.matmul(product, Math.min(threads, MAX_THREADS));
+  }
+
+  combine(pass: Combination, threads: number): Sums {
+    return this.#vectors.combine(pass, Math.min(threads, MAX_THREADS));
+  }
+
+  packedProduct(n: number, matrix: Numbers, v: Numbers, out: Numbers, threads: number): void {
+    this.#vectors.packedProduct(n, matrix, v, out, Math.min(threads, MAX_THREADS));
+  }
+
+  packedUpdate(n: number, matrix: Numbers, u: Numbers, s: Numbers, threads: number): void {
+    this.#vectors.packedUpdate(n, matrix, u, s, Math.min(threads, MAX_THREADS));
   }
 
   reduce(

@@ -7,7 +7,7 @@
 import type { TypedArray } from "../src/dtype.ts";
 
 /** FS_ABI_VERSION of the header this file was written against. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 type Type = "u32" | "i32" | "buffer" | "void";
 
@@ -25,11 +25,16 @@ export const SYMBOLS = {
   fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
   fs_wake: [[], "void"],
   fs_run: [["buffer", "u32", "u32"], "i32"],
+  fs_step: [["buffer", "u32", "u32", "buffer", "buffer", "u32", "u32"], "i32"],
   fs_reduce: [["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"], "i32"],
   fs_tensor_scratch: [["u32", "u32", "buffer", "u32", "u32", "buffer"], "i32"],
   fs_run_tensors: [["u32", "u32", "buffer", "u32", "buffer", "buffer", "u32", "u32"], "i32"],
   fs_matmul_scratch: [["u32", "u32"], "u32"],
   fs_matmul: [["u32", "buffer", "buffer", "u32", "u32"], "i32"],
+  fs_combine: [["u32", "buffer", "buffer", "u32", "buffer", "u32"], "i32"],
+  fs_packed_scratch: [["u32"], "u32"],
+  fs_packed_product: [["u32", "u32", "buffer", "buffer", "buffer", "buffer", "u32", "u32"], "i32"],
+  fs_packed_update: [["u32", "u32", "buffer", "buffer", "buffer", "buffer", "u32", "u32"], "i32"],
 } as const satisfies Record<string, readonly [readonly Type[], Type]>;
 
 /** Memory that a call reads or writes during the call. */
@@ -69,6 +74,15 @@ export interface Functions {
   ): number;
   fs_wake(): void;
   fs_run(jobs: Memory, count: number, threads: number): number;
+  fs_step(
+    jobs: Memory,
+    count: number,
+    phases: number,
+    step: Memory,
+    partials: Memory,
+    partialsLength: number,
+    threads: number,
+  ): number;
   fs_reduce(
     op: number,
     dtype: number,
@@ -99,6 +113,35 @@ export interface Functions {
   ): number;
   fs_matmul_scratch(dtype: number, threads: number): number;
   fs_matmul(dtype: number, product: Memory, scratch: Memory, scratchLength: number, threads: number): number;
+  fs_combine(
+    dtype: number,
+    pass: Memory,
+    partials: Memory,
+    partialsLength: number,
+    results: Memory,
+    threads: number,
+  ): number;
+  fs_packed_scratch(n: number): number;
+  fs_packed_product(
+    dtype: number,
+    n: number,
+    matrix: Memory,
+    v: Memory,
+    out: Memory,
+    scratch: Memory,
+    scratchLength: number,
+    threads: number,
+  ): number;
+  fs_packed_update(
+    dtype: number,
+    n: number,
+    matrix: Memory,
+    u: Memory,
+    s: Memory,
+    scratch: Memory,
+    scratchLength: number,
+    threads: number,
+  ): number;
 }
 
 type Name = keyof typeof SYMBOLS;

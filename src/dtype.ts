@@ -81,6 +81,19 @@ export function dtypeOf(array: TypedArray, declared: DType | undefined): DType {
   return own;
 }
 
+/** What has been said of arrays that do not tell by themselves what they hold. */
+const declared = new WeakMap<Uint16Array, DType>();
+
+/** Remembers what a Uint16Array holds. */
+export function declareDType(array: Uint16Array, dtype: DType): void {
+  declared.set(array, dtype);
+}
+
+/** What a Uint16Array holds, if a Parameter has been made of it. */
+export function declaredDType(array: Uint16Array): DType | undefined {
+  return declared.get(array);
+}
+
 /** A new array of n zeros, of the kind of `like` where one is given (float16 has two kinds). */
 export function allocate(dtype: DType, n: number, like?: TypedArray): TypedArray {
   switch (dtype) {

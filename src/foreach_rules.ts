@@ -111,6 +111,33 @@ export const MAXIMUM_RULE: Rule = {
   },
 };
 
+/** out = x factor: a gradient on its way into a rule. */
+export const SCALE_RULE: Rule = {
+  name: "scale",
+  buffers: ["out:rw", "x:r"],
+  hypers: ["factor"],
+  flags: [],
+  body(round, _flags, h, buffers, n) {
+    const [factor] = h as Two, [out, x] = buffers as Pair;
+    for (let i = 0; i < n; i++) out[i] = round(x[i]! * factor);
+  },
+};
+
+/** self = min(max(self, -limit), limit). */
+export const CLAMP_RULE: Rule = {
+  name: "clamp",
+  buffers: ["self:rw"],
+  hypers: ["limit"],
+  flags: [],
+  body(_round, _flags, h, buffers, n) {
+    const [limit] = h as Two, [self] = buffers as Pair;
+    for (let i = 0; i < n; i++) {
+      const x = self[i]!;
+      self[i] = x < -limit ? -limit : x > limit ? limit : x;
+    }
+  },
+};
+
 type Two = [number, number];
 type Pair = [Float64Array, Float64Array];
 type Three = [Float64Array, Float64Array, Float64Array];

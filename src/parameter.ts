@@ -4,7 +4,7 @@
  * @module
  */
 
-import { allocate, checkDType, type DType, dtypeOf, isTypedArray, type TypedArray, writeFrom } from "./dtype.ts";
+import { allocate, checkDType, declareDType, type DType, dtypeOf, isTypedArray, type TypedArray, writeFrom } from "./dtype.ts";
 import { kind, show } from "./errors.ts";
 import type { SparseTensor } from "./sparse_tensor.ts";
 
@@ -103,7 +103,10 @@ export class Parameter {
     }
     this.name = name;
     this.requiresGrad = requiresGrad;
-    if (!wrapped.has(this.data)) wrapped.set(this.data, this);
+    if (!wrapped.has(this.data)) {
+      wrapped.set(this.data, this);
+      if (this.data instanceof Uint16Array) declareDType(this.data, this.dtype);
+    }
   }
 
   /**

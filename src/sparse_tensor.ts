@@ -187,6 +187,11 @@ export function sparseOfRows(
   return new SparseTensor(lists, values, shape, { dtype }); // without values the lengths do not tell the dimensions
 }
 
+/** A tensor with other values, otherwise like one that has been checked: its indices are shared. */
+export function withValues(like: SparseTensor, values: TypedArray): SparseTensor {
+  return Object.assign(Object.create(SparseTensor.prototype) as SparseTensor, like, { values });
+}
+
 /** A copy as plain data. */
 export function plainSparse(tensor: SparseData): SparseData {
   const { indices, values, shape, dtype } = tensor;

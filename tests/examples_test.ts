@@ -14,6 +14,8 @@ const EXAMPLES: Record<string, string> = {
   "state_dict_by_name.ts": "every parameter has the state that was saved under its name",
   "swa.ts": "averaged weights: ",
   "ema.ts": "averaged weights: ",
+  "checkpoint.ts": "resumed after epoch 4: the same bits",
+  "resume_from_pytorch.ts": "went on from PyTorch's checkpoint as PyTorch does",
 };
 
 for (const [name, says] of Object.entries(EXAMPLES)) {
@@ -32,12 +34,13 @@ test(
     const folder = mkdtempSync(join(tmpdir(), "flatstep-mnist-"));
     try {
       const path = "examples/train_mnist.ts";
-      const options = ["--epochs=1", "--min-accuracy=0.97", `--out=${join(folder, "mnist.svg")}`];
+      const files = [`--out=${join(folder, "mnist.svg")}`, `--checkpoint=${join(folder, "mnist.pt")}`];
+      const options = ["--epochs=1", "--min-accuracy=0.97", ...files];
       const command = IS_BUN ? [path] : ["run", "-A", "--quiet", path];
       const { code, stdout, stderr } = await run(process.execPath, [...command, ...options]);
       assertEquals(code, 0, stderr);
-      assertStringIncludes(stdout, "b149f72a02a3ae9b", "the weights");
-      assertStringIncludes(stdout, "4aa700416e2fc5e1", "their average");
+      assertStringIncludes(stdout, "19edc3881544f2be", "the weights");
+      assertStringIncludes(stdout, "8892e35754640c54", "their average");
     } finally {
       rmSync(folder, { recursive: true });
     }

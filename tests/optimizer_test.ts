@@ -12,6 +12,7 @@ import {
   SGD,
   type StateDict,
   StateDictError,
+  type StepOptions,
 } from "../mod.ts";
 import { ROWS } from "./support/classes.ts";
 
@@ -155,9 +156,9 @@ test("step() refuses a Promise and anything that is no function", () => {
   assertThrows(() => optimizer.step((() => Promise.resolve(1)) as unknown as () => number), TypeError, "stepAsync()");
   assertThrows(() => optimizer.step(3 as unknown as () => number), TypeError, "closure must be a function, got 3");
   assertThrows(
-    () => optimizer.step(null, { maxGradNorm: 1 } as unknown as Record<string, never>),
+    () => optimizer.step(null, { maxNorm: 1 } as unknown as StepOptions),
     TypeError,
-    "maxGradNorm",
+    'step() has no option "maxNorm"; it has maxGradNorm, gradScale',
   );
   assertEquals([...p.data], [1, 1]);
 });

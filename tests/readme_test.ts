@@ -10,7 +10,7 @@ import { IS_BUN, ROOT, run } from "./support/runtime.ts";
 
 const readme = readFileSync(join(ROOT, "README.md"), "utf8");
 
-for (const name of ["first_deno.ts", "first_bun.ts"]) {
+for (const name of ["first_deno.ts", "first_bun.ts", "checkpoint.ts"]) {
   test(`the README has examples/${name} as it is`, { timeout: 180_000 }, () => {
     const source = readFileSync(join(ROOT, "examples", name), "utf8");
     assert(readme.includes("```ts\n" + source + "```"), `README.md does not have examples/${name} as it is`);

@@ -1,6 +1,6 @@
 /**
  * Copies the golden trajectories of some optimizers into tests/golden/, a file each, and what must be refused of them into
- * errors.json; swa.json and schedulers.json are copied as they are:
+ * errors.json; swa.json, schedulers.json, lbfgs.json and bfgs.json are copied as they are:
  *
  *     deno run -A tools/golden.ts PATH/TO/golden SGD Adam AdamW
  *
@@ -26,7 +26,9 @@ if (!folder || wanted.length === 0) {
 const out = join(dirname(dirname(fromFileUrl(import.meta.url))), "tests", "golden");
 const files = readdirSync(folder).filter((f) => /^(optimizers-.*|statedict)\.json$/.test(f) && !f.includes("fuzz"))
   .sort();
+const whole = ["swa.json", "schedulers.json", "lbfgs.json", "bfgs.json"];
 for (const optimizer of wanted) {
+  if (whole.includes(`${optimizer.toLowerCase()}.json`)) continue;
   let oracle = "";
   const cases: string[] = [];
   for (const file of files) {
@@ -41,7 +43,7 @@ for (const optimizer of wanted) {
   console.log(`${optimizer}: ${cases.length} cases, ${(text.length / 1024).toFixed(0)} KiB`);
 }
 
-for (const file of ["swa.json", "schedulers.json"]) copyFileSync(join(folder, file), join(out, file));
+for (const file of whole) copyFileSync(join(folder, file), join(out, file));
 
 interface ErrorCase extends Case {
   kind: string;

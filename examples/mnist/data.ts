@@ -70,15 +70,16 @@ function checkLabels(labels: Uint8Array, name: string): Uint8Array {
 const NORMALISED = Float32Array.from({ length: 256 }, (_, byte) => (byte / 255 - 0.1307) / 0.3081);
 
 /**
- * Goes through a dataset once, batch after batch, in random order if `random` is given. The last batch may be smaller.
- * All batches of one size share their memory: a batch is good until the next one is taken.
+ * Goes through a dataset once, batch after batch, in random order if `random` is given, and leaves out the first `skip`
+ * batches. The last batch may be smaller. All batches of one size share their memory: a batch is good until the next one is
+ * taken.
  */
-export function* batches(data: Dataset, size: number, random?: Random): Generator<Batch> {
+export function* batches(data: Dataset, size: number, random?: Random, skip = 0): Generator<Batch> {
   const order = Uint32Array.from({ length: data.count }, (_, i) => i);
   random?.shuffle(order);
   const images = new Float32Array(size * PIXELS);
   const labels = new Int32Array(size);
-  for (let start = 0; start < data.count; start += size) {
+  for (let start = skip * size; start < data.count; start += size) {
     const count = Math.min(size, data.count - start);
     for (let i = 0; i < count; i++) {
       const index = order[start + i]!;

@@ -2,15 +2,24 @@ import { parseArgs } from "node:util";
 import { TRAIN_COUNT } from "./data.ts";
 
 /** What the command line sets. */
-export interface Options {
+export interface Options extends Training {
+  out: string;
+  checkpoint: string;
+  resume: boolean;
+  minAccuracy: number;
+  /** The options that are on the command line, by their names there. */
+  given: ReadonlySet<string>;
+}
+
+/** What decides the bits of the weights: a checkpoint has it, and a run that is resumed keeps it. */
+export interface Training {
   epochs: number;
   seed: number;
+  images: number;
   batchSize: number;
   lr: number;
   weightDecay: number;
   emaDecay: number;
-  out: string;
-  minAccuracy: number;
 }
 
 /** A mistake on the command line; the message says which and what would be right. */
@@ -41,6 +50,12 @@ const NUMBERS = {
     accepts: integer(0, 2 ** 32 - 1),
     default: 0,
     help: "decides the first weights and the order of the images",
+  },
+  "images": {
+    allowed: `an integer from 2 to ${TRAIN_COUNT}`,
+    accepts: integer(2, TRAIN_COUNT),
+    default: TRAIN_COUNT,
+    help: "how many images of the training set are used",
   },
   "batch-size": {
     allowed: `an integer from 2 to ${TRAIN_COUNT}`,
@@ -74,9 +89,31 @@ const NUMBERS = {
   },
 } as const satisfies Record<string, NumberRule>;
 
-const OUT = { allowed: "a path that ends in .svg", default: "out/mnist.svg", help: "where the curves are drawn" };
+interface PathRule {
+  readonly allowed: string;
+  readonly endings: readonly string[];
+  readonly default: string;
+  readonly help: string;
+}
 
-const NAMES = [...Object.keys(NUMBERS), "out"];
+const PATHS = {
+  "out": {
+    allowed: "a path that ends in .svg",
+    endings: [".svg"],
+    default: "out/mnist.svg",
+    help: "where the curves are drawn",
+  },
+  "checkpoint": {
+    allowed: "a path that ends in .pt or .safetensors",
+    endings: [".pt", ".safetensors"],
+    default: "out/mnist.pt",
+    help: "where the run is saved, after every epoch and at Ctrl-C",
+  },
+} as const satisfies Record<string, PathRule>;
+
+const FLAGS = { "resume": "go on from the checkpoint, with its options", "help": "print this" };
+
+const WITH_VALUE = [...Object.keys(NUMBERS), ...Object.keys(PATHS)];
 
 /** Reads the command line; null if it asks for help. */
 export function parseOptions(args: string[]): Options | null {
@@ -86,7 +123,8 @@ export function parseOptions(args: string[]): Options | null {
     strict: false,
     tokens: true,
     options: {
-      ...Object.fromEntries(NAMES.map((name) => [name, { type: "string" as const }])),
+      ...Object.fromEntries(WITH_VALUE.map((name) => [name, { type: "string" as const }])),
+      resume: { type: "boolean" },
       help: { type: "boolean", short: "h" },
     },
   });
@@ -95,14 +133,14 @@ export function parseOptions(args: string[]): Options | null {
     if (token.kind === "positional") throw new UsageError(`unexpected argument ${token.value}; options start with --`);
     if (token.kind !== "option") continue;
     const { name, rawName, value } = token;
-    if (name === "help") {
-      if (value !== undefined) throw new UsageError(`--help takes no value, got ${value}`);
-      return null;
+    if (Object.hasOwn(FLAGS, name) && value !== undefined) {
+      throw new UsageError(`--${name} takes no value, got ${value}`);
     }
-    if (!NAMES.includes(name)) {
-      const allowed = NAMES.map((known) => `--${known}`).join(", ");
+    if (name === "help") return null;
+    if (!WITH_VALUE.includes(name) && !Object.hasOwn(FLAGS, name)) {
+      const allowed = [...WITH_VALUE, ...Object.keys(FLAGS)].map((known) => `--${known}`).join(", ");
       throw new UsageError(
-        `unknown option ${rawName}${value === undefined ? "" : `=${value}`}; allowed are ${allowed}, --help`,
+        `unknown option ${rawName}${value === undefined ? "" : `=${value}`}; allowed are ${allowed}`,
       );
     }
     given.set(name, value);
@@ -115,35 +153,46 @@ export function parseOptions(args: string[]): Options | null {
     if (!Number.isFinite(value) || !rule.accepts(value)) throw wrongValue(name, rule.allowed, given.get(name));
     return value;
   };
-  const out = given.has("out") ? given.get("out") : OUT.default;
-  if (!out?.endsWith(".svg")) throw wrongValue("out", OUT.allowed, out);
+  const path = (name: keyof typeof PATHS): string => {
+    const { allowed, endings, default: usual }: PathRule = PATHS[name];
+    const value = given.has(name) ? given.get(name) : usual;
+    if (!endings.some((ending) => value?.endsWith(ending))) throw wrongValue(name, allowed, value);
+    return value!;
+  };
 
   return {
     epochs: number("epochs"),
     seed: number("seed"),
+    images: number("images"),
     batchSize: number("batch-size"),
     lr: number("lr"),
     weightDecay: number("weight-decay"),
     emaDecay: number("ema-decay"),
-    out,
+    out: path("out"),
+    checkpoint: path("checkpoint"),
+    resume: given.has("resume"),
     minAccuracy: number("min-accuracy"),
+    given: new Set(given.keys()),
   };
 }
 
 /** What `--help` prints. */
 export function usage(): string {
-  const rows = Object.entries<NumberRule | typeof OUT>({ ...NUMBERS, out: OUT }).map(([name, rule]) =>
-    `  --${name}=${name === "out" ? "PATH" : "N"}`.padEnd(20) +
-    `${rule.help}\n${"".padEnd(20)}(${rule.allowed}; default ${rule.default})`
-  );
+  const row = (option: string, lines: string[]) => `  ${option}`.padEnd(20) + lines.join(`\n${"".padEnd(20)}`);
+  const rows = (rules: Record<string, NumberRule | PathRule>, value: string) =>
+    Object.entries(rules).map(([name, { help, allowed, default: usual }]) =>
+      row(`--${name}=${value}`, [help, `(${allowed}; default ${usual})`])
+    );
   return [
     "Trains a digit classifier on MNIST: gradients from jax-js, updates from flatstep's AdamW and averages.",
     "",
     "  deno run -A examples/train_mnist.ts [options]",
     "  bun examples/train_mnist.ts [options]",
     "",
-    ...rows,
-    "  --help, -h".padEnd(20) + "print this",
+    ...rows(NUMBERS, "N"),
+    ...rows(PATHS, "PATH"),
+    row("--resume", [FLAGS.resume]),
+    row("--help, -h", [FLAGS.help]),
   ].join("\n");
 }
 

@@ -4,12 +4,14 @@
  */
 export class Random {
   #a: number;
-  #b = 0x9e3779b9 | 0;
+  #b: number;
   #c = 0x243f6a88 | 0;
   #counter = 1;
 
-  constructor(seed: number) {
+  /** Starts at a seed, of which every stream has its own numbers. */
+  constructor(seed: number, stream = 0) {
     this.#a = seed | 0;
+    this.#b = 0x9e3779b9 ^ stream;
     for (let i = 0; i < 16; i++) this.uint32();
   }
 

@@ -123,6 +123,7 @@ export class Mlp implements Module {
   readonly first: Linear;
   readonly norm: BatchNorm;
   readonly second: Linear;
+  private hidden: Float64Array = new Float64Array();
 
   constructor(readonly inputs: number, readonly hidden: number, readonly outputs: number, random: Random) {
     this.first = new Linear(inputs, hidden, random);
@@ -156,16 +157,20 @@ export class Mlp implements Module {
   }
 
   forward(inputs: Float64Array): Float64Array {
-    return this.second.forward(this.norm.forward(this.first.forward(inputs)).map((x) => x > 0 ? x : 0));
+    this.hidden = this.norm.forward(this.first.forward(inputs));
+    return this.second.forward(this.hidden.map((x) => x > 0 ? x : 0));
+  }
+
+  /** From the gradient of the last outputs, that of all parameters. */
+  propagate(grad: Float64Array): void {
+    const back = this.second.backward(grad);
+    this.first.backward(this.norm.backward(back.map((g, i) => this.hidden[i]! > 0 ? g : 0)));
   }
 
   /** The mean loss of a batch; sets the gradients of all parameters. */
   backward(inputs: Float64Array, labels: readonly number[]): number {
-    const hidden = this.norm.forward(this.first.forward(inputs));
-    const outputs = this.second.forward(hidden.map((x) => x > 0 ? x : 0));
-    const errors = outputs.map((x, i) => x - targetAt(i, labels, this.outputs));
-    const back = this.second.backward(errors.map((error) => 2 * error / labels.length));
-    this.first.backward(this.norm.backward(back.map((g, i) => hidden[i]! > 0 ? g : 0)));
+    const errors = this.forward(inputs).map((x, i) => x - targetAt(i, labels, this.outputs));
+    this.propagate(errors.map((error) => 2 * error / labels.length));
     return errors.reduce((sum, error) => sum + error * error, 0) / labels.length;
   }
 }

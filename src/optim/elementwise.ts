@@ -4,7 +4,18 @@
  * @module
  */
 
-import type { Backend, Job } from "../../ffi/backend.ts";
+import {
+  type Backend,
+  type Job,
+  judge,
+  MEASURE,
+  STEP_COEFFICIENT,
+  STEP_MAX_NORM,
+  STEP_NORM,
+  STEP_UNSCALE,
+  STEP_WORDS,
+  UPDATE,
+} from "../../ffi/backend.ts";
 import { jsBackend } from "../../ffi/js.ts";
 import { bestBackend, compiledBackend, getNumThreads } from "../../ffi/load.ts";
 import { allocate } from "../dtype.ts";
@@ -16,6 +27,7 @@ import { readOptions, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { fillTensor, GroupPlan, type Update } from "./plan.ts";
 import { isSparseEntry, readSparse } from "./sparse_state.ts";
+import { type GradOptions, type StepResult, stepResult } from "./step_options.ts";
 import { type ParameterState, readTensor, type StateMap } from "./state_dict.ts";
 
 /** Options that every elementwise optimizer has. */
@@ -48,6 +60,11 @@ function modeOf(group: Elementwise): Mode {
   return "for-loop";
 }
 
+/** Whether a plan's jobs go down with those of other groups. */
+function isFused(plan: { readonly backend: Backend; readonly group: unknown }): boolean {
+  return plan.backend !== jsBackend && modeOf(plan.group as Elementwise) === "fused";
+}
+
 function backendOf(group: Elementwise): Backend {
   if (group.foreach === true) return compiledBackend("foreach is true");
   if (group.fused === true) return compiledBackend("fused is true");
@@ -60,6 +77,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   #plans: GroupPlan<ParamGroup<Options>>[] | null = null;
   #version = -1;
   #jobs: Job[] = [];
+  readonly #numbers = new Float64Array(new ArrayBuffer(STEP_WORDS * 8));
 
   /** For subclasses. */
   protected constructor(
@@ -99,13 +117,33 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     for (const plan of plans) plan.commit();
   }
 
-  /** Plans that are ready to run. One that throws is not kept: what it has bound may be what was wrong. */
-  #prepare(): GroupPlan<ParamGroup<Options>>[] {
+  /** The same with gradients that are unscaled and clipped on their way. */
+  protected override updateClipped({ unscale, maxNorm }: GradOptions): StepResult {
+    this.#plans?.[0]?.backend.wake();
+    this.checkAllOptions();
+    const plans = this.#prepare([unscale]), numbers = this.#numbers.fill(0);
+    numbers[STEP_UNSCALE] = unscale;
+    numbers[STEP_MAX_NORM] = maxNorm;
+    let ready = plans;
     try {
-      if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare())) {
+      ready = this.#runClipped(plans, numbers);
+    } catch (error) {
+      this.#rollback();
+      throw error;
+    }
+    const result = stepResult(numbers);
+    if (result.skipped) this.#rollback();
+    else for (const plan of ready) plan.commit();
+    return result;
+  }
+
+  /** Plans that are ready to run. One that throws is not kept: what it has bound may be what was wrong. */
+  #prepare(factors?: readonly number[]): GroupPlan<ParamGroup<Options>>[] {
+    try {
+      if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare(factors))) {
         this.#rollback();
         this.#plan();
-        for (const plan of this.#plans!) plan.prepare();
+        for (const plan of this.#plans!) plan.prepare(factors);
       }
       const plans = this.#plans!;
       if (plans.some((plan) => plan.stateAdded)) {
@@ -170,16 +208,74 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     this.#plans = plans;
   }
 
-  #run(plans: readonly GroupPlan<ParamGroup<Options>>[]): void {
-    const threads = plans.some((plan) => plan.backend !== jsBackend) ? getNumThreads() : 1; // throws before anything runs
+  #threads(plans: readonly GroupPlan<ParamGroup<Options>>[]): number {
+    return plans.some((plan) => plan.backend !== jsBackend) ? getNumThreads() : 1; // throws before anything runs
+  }
+
+  /** The jobs of the plans that are fused. */
+  #fused(plans: readonly GroupPlan<ParamGroup<Options>>[]): Job[] {
     const fused = this.#jobs;
     fused.length = 0;
     for (const plan of plans) {
-      if (plan.backend === jsBackend || modeOf(plan.group as Elementwise) === "foreach") {
-        plan.backend.run(plan.jobs, threads);
-      } else for (const job of plan.jobs) fused.push(job);
+      if (isFused(plan)) { for (const job of plan.jobs) fused.push(job); }
     }
+    return fused;
+  }
+
+  #run(plans: readonly GroupPlan<ParamGroup<Options>>[]): void {
+    const threads = this.#threads(plans), fused = this.#fused(plans);
+    for (const plan of plans) {
+      if (!isFused(plan)) plan.backend.run(plan.jobs, threads);
+    }
+    this.#runSparse(plans, fused, threads);
     if (fused.length > 0) bestBackend().run(fused, threads);
+  }
+
+  /** Runs the jobs of sparse gradients; those that are fused join others that are. */
+  #runSparse(plans: readonly GroupPlan<ParamGroup<Options>>[], fused: Job[], threads: number): void {
+    for (const plan of plans) {
+      if (plan.sparseJobs.length === 0) continue;
+      if (isFused(plan)) { for (const job of plan.sparseJobs) fused.push(job); }
+      else plan.backend.run(plan.sparseJobs, threads);
+    }
+  }
+
+  /**
+   * Finds the norm of all gradients, and runs the plans if it is finite: in one call where all are fused and no gradient is
+   * sparse. The entries of sparse gradients are multiplied before those of a row are added up.
+   *
+   * @param numbers those of {@linkcode Backend.step}
+   * @returns the plans, as they have run
+   */
+  #runClipped(
+    plans: GroupPlan<ParamGroup<Options>>[],
+    numbers: Float64Array,
+  ): GroupPlan<ParamGroup<Options>>[] {
+    const threads = this.#threads(plans), sparse = plans.some((plan) => plan.sparseJobs.length > 0);
+    const parts = plans.every(isFused) ? [{ backend: bestBackend(), jobs: this.#fused(plans) }] : plans;
+    if (parts.length === 1 && !sparse) {
+      parts[0]!.backend.step(parts[0]!.jobs, MEASURE | UPDATE, numbers, threads);
+      return plans;
+    }
+    let more = 0;
+    for (const { backend, jobs } of parts) backend.step(jobs, MEASURE, numbers, threads);
+    for (const plan of plans) for (const squares of plan.sparseSquares()) more += squares;
+    judge(numbers, more);
+    const coefficient = numbers[STEP_COEFFICIENT]!;
+    if (!Number.isFinite(numbers[STEP_NORM]!)) return plans;
+    if (sparse && coefficient !== 1) {
+      this.#rollback();
+      plans = this.#prepare([numbers[STEP_UNSCALE]!, coefficient]);
+    }
+    const fused = this.#fused(plans);
+    for (const plan of plans) {
+      if (!isFused(plan)) plan.backend.step(plan.jobs, UPDATE, numbers, threads);
+    }
+    if (fused.length > 0) bestBackend().step(fused, UPDATE, numbers, threads);
+    fused.length = 0;
+    this.#runSparse(plans, fused, threads);
+    if (fused.length > 0) bestBackend().run(fused, threads);
+    return plans;
   }
 
   /** A parameter's state from a state dict's entry: the rule's tensors, copied and cast, and its numbers. */

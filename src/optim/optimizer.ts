@@ -18,6 +18,7 @@ import {
   readParams,
 } from "./param_group.ts";
 import { type LoadOptions, matchByName, readLoadOptions } from "./match_names.ts";
+import { type GradOptions, readStepOptions, type StepOptions, type StepResult } from "./step_options.ts";
 import { makeStateDict, type ParameterState, readStateDict, type StateDict, StateMap } from "./state_dict.ts";
 
 /** Computes gradients and returns the loss. */
@@ -26,8 +27,6 @@ export type Closure = () => number;
 export type AsyncClosure = () => Promise<number> | number;
 /** What `step()` was called with, as step hooks get it. */
 export type StepArgs = [closure?: Closure | AsyncClosure | null | undefined, options?: StepOptions];
-/** Options of a step: there are none yet. */
-export type StepOptions = Record<string, never>;
 
 /** An optimizer of any class. */
 // deno-lint-ignore no-explicit-any -- hooks for all optimizers take any of them
@@ -151,6 +150,10 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   readonly #loadPost = new Hooks<LoadStateDictPostHook>();
   #busy = false;
   #stepCount = 0;
+  /** What the step that is being made has to do to gradients; null: nothing. */
+  #gradOptions: GradOptions | null = null;
+  #result: StepResult | null = null;
+  #lastStep: StepResult | null = null;
 
   /**
    * For subclasses.
@@ -174,6 +177,11 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   /** How many steps this object has made. No state: a loaded state dict does not change it. */
   get stepCount(): number {
     return this.#stepCount;
+  }
+
+  /** What became of the last step, if it had `maxGradNorm` or `gradScale`; else null. */
+  get lastStep(): StepResult | null {
+    return this.#lastStep;
   }
 
   /**
@@ -257,6 +265,19 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   protected abstract update(): void;
 
   /**
+   * `update()` with gradients that are unscaled and clipped on their way, and are not changed. Where they are not finite
+   * nothing may change. Classes without it have no such options of `step()`.
+   */
+  protected updateClipped?(options: GradOptions): StepResult;
+
+  /** One update of a step, as its options want it. */
+  #update(): void {
+    this.#result = null;
+    if (this.#gradOptions === null) this.update();
+    else this.#result = this.updateClipped!(this.#gradOptions);
+  }
+
+  /**
    * Makes the state of every parameter now, and not at its first step: to look at, or to load into other programs.
    * Optimizers whose state begins with a gradient (SGD's momentum, LBFGS) make none.
    */
@@ -286,6 +307,13 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   /**
    * One step: updates every parameter that has a gradient.
    *
+   * With `maxGradNorm` or `gradScale` the gradients of all groups are unscaled, clipped by their common norm and used in one
+   * call; they stay as they are. Gradients that are not finite skip the step: parameters, state and `stepCount` do not change,
+   * post hooks do not run, `lastStep.skipped` is true. The bits are those of the separate calls: `foreach.mul_(grads, 1 /
+   * gradScale)`, `clipGradNorm(params, maxGradNorm)`, `step()`. LBFGS and BFGS have no such options.
+   *
+   * @param closure null or undefined
+   * @param options see {@linkcode StepOptions}
    * @throws {TypeError} for a gradient of another kind than its parameter, an option of the wrong kind
    * @throws {RangeError} for a gradient of another length, an option out of range
    * @throws {NativeLibraryError} if `foreach` or `fused` is true and there is no compiled code
@@ -295,6 +323,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    * One step, of gradients that the closure computes.
    *
    * @param closure computes the gradients and returns the loss; called once, before the update
+   * @param options see {@linkcode StepOptions}
    * @returns the closure's loss
    */
   step(closure: Closure, options?: StepOptions): number;
@@ -314,6 +343,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    * One step, of gradients that an asynchronous closure computes. A second step may not begin before this one has ended.
    *
    * @param closure computes the gradients and returns the loss, or a Promise of it
+   * @param options see {@linkcode StepOptions}
    * @returns the loss
    */
   async stepAsync(closure: AsyncClosure, options?: StepOptions): Promise<number> {
@@ -338,14 +368,14 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
         throw new TypeError("closure must return a number, got a Promise: use stepAsync()");
       }
     }
-    this.update();
+    this.#update();
     return loss;
   }
 
   /** The inside of `stepAsync()`. */
   protected async runStepAsync(closure: AsyncClosure): Promise<number> {
     const loss = await closure();
-    this.update();
+    this.#update();
     return loss;
   }
 
@@ -376,11 +406,18 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     if (given !== undefined && given !== null && typeof given !== "function") {
       throw new TypeError(`closure must be a function, got ${show(given)}`);
     }
-    for (const key of Object.keys(more ?? {})) throw new TypeError(`step() has no option ${show(key)} in this version`);
+    this.#result = null;
+    this.#gradOptions = readStepOptions(more);
+    if (this.#gradOptions !== null && this.updateClipped === undefined) {
+      const key = Object.entries(more!).find(([, value]) => value !== undefined)![0];
+      throw new TypeError(`step() of ${this.constructor.name} has no option ${show(key)}`);
+    }
     return args;
   }
 
   #after(args: StepArgs): void {
+    this.#lastStep = this.#result;
+    if (this.#lastStep?.skipped) return;
     this.#stepCount++;
     if (!this.#post.empty) this.#post.each((hook) => hook(this, args));
     if (!globalPost.empty) globalPost.each((hook) => hook(this, args));

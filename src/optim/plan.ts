@@ -16,7 +16,7 @@ import type { Parameter } from "../parameter.ts";
 import { checkArray } from "./checks.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
-import { refuseDense, refuseSparse, SparseRows } from "./sparse_plan.ts";
+import { refuseDense, refuseSparse, SparseRows, sparseSquares } from "./sparse_plan.ts";
 import { SteadyState } from "./steady.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
 import type { Update } from "./update.ts";
@@ -24,6 +24,7 @@ import type { Update } from "./update.ts";
 export type { Update };
 
 const NO_STATE: Readonly<Record<string, number>> = {};
+const NO_FACTORS: readonly number[] = [];
 
 /** State that is made in this step, and enters the optimizer's map when the step has succeeded. */
 interface Fresh {
@@ -52,6 +53,8 @@ interface Slot {
   hyper: number;
   /** What goes to single rows, once there was a sparse gradient. */
   rows: SparseRows | null;
+  /** The sparse gradient of this step, multiplied by what the step wants. */
+  sparse: SparseTensor | null;
 }
 
 /** Rows of hyperparameters that are searched for an equal one. */
@@ -74,9 +77,10 @@ export function fillTensor(tensor: TypedArray, dtype: DType, value: number): voi
 
 /** A group's plan. */
 export class GroupPlan<Group extends { params: Parameter[] }> {
-  /** One for each dtype, then one for each sparse gradient of the step. */
+  /** One for each dtype. */
   readonly jobs: Job[] = [];
-  readonly #dense: number; // jobs of the first kind
+  /** One for each sparse gradient of the step. */
+  readonly sparseJobs: Job[] = [];
   readonly #slots: Slot[];
   /** The slots whose gradient is sparse in this step. */
   readonly #sparse: Slot[] = [];
@@ -94,6 +98,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #rows = 0;
   #hypers: Float64Array;
   #steady: SteadyState | null = null;
+  /** What sparse gradients are multiplied by, one factor after the other. */
+  #factors: readonly number[] = NO_FACTORS;
 
   constructor(
     readonly group: Group,
@@ -117,7 +123,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       places.set(dtype, { job, used: 0 });
       this.jobs.push(job);
     }
-    this.#dense = this.jobs.length;
     this.#slots = group.params.map((param, index): Slot => {
       checkArray(param.data, param, `data of ${this.#label(index)}`);
       written.add(param.data, `data of ${this.#label(index)}`);
@@ -135,6 +140,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
         bound: false,
         hyper: -1,
         rows: null,
+        sparse: null,
       };
     });
   }
@@ -142,17 +148,18 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   /**
    * Looks at every array and makes the jobs ready to run. Throws where something does not fit; changes nothing but the plan.
    *
+   * @param factors what sparse gradients are multiplied by, one after the other (dense ones are as their job runs)
    * @returns false if the plan is stale and must be built again
    */
-  prepare(): boolean {
+  prepare(factors: readonly number[] = NO_FACTORS): boolean {
+    this.#factors = factors;
     const { group, update } = this, slots = this.#slots, params = group.params, keys = this.#tensors;
     if (params !== this.#params || params.length !== slots.length || update.tensors(group) !== keys) return false;
     const flags = update.flags(group);
     if (this.#steady !== null && flags === this.#flags && this.#prepareSteady(this.#steady)) return true;
     this.#steady = null;
     if (flags !== this.#flags) this.#setFlags(flags);
-    this.#rows = this.#sparse.length = 0;
-    this.jobs.length = this.#dense;
+    this.#rows = this.#sparse.length = this.sparseJobs.length = 0;
     const scalar = this.#scalars[0];
     let last: unknown = undefined, lastRow = -1;
     for (let i = 0; i < slots.length; i++) {
@@ -167,9 +174,11 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       }
       if (data.length !== p.size) checkArray(data, p, `data of ${this.#label(i)}`);
       if (grad !== slot.grad) {
-        const dense = grad instanceof SparseTensor ? this.#readSparse(slot, grad) : grad;
-        if (dense === null) continue;
-        this.#bindGrad(slot, dense);
+        if (grad instanceof SparseTensor) {
+          this.#readSparse(slot, grad);
+          continue;
+        }
+        this.#bindGrad(slot, grad);
       } else if (grad.length !== p.size) checkArray(grad, p, `grad of ${this.#label(i)}`);
       if (!slot.bound) this.#bindState(slot);
       const state = slot.state;
@@ -189,6 +198,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       if (!this.#prepareSparse(slot)) return false;
     }
     for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
+    for (const job of this.sparseJobs) job.bindHypers(this.#hypers, this.#rows);
     return true;
   }
 
@@ -205,7 +215,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   /** After a step in which all parameters used one row of hyperparameters: the next one may be quick. */
   #settle(): void {
     if (this.#sparse.length > 0 || this.#rows !== 1) return;
-    for (const slot of this.#slots) if (slot.grad !== null && slot.param.grad !== slot.grad) return; // it was made dense
     this.#steady = new SteadyState(this.#slots, this.#tensors, this.#scalars, (index, grad) => {
       this.#bindGrad(this.#slots[index]!, grad);
     });
@@ -229,36 +238,40 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     return true;
   }
 
-  /** Reads a sparse gradient; returns it as a dense one where the state is dense and every row has to be stepped. */
-  #readSparse(slot: Slot, grad: SparseTensor): TypedArray | null {
+  /** Reads a sparse gradient. */
+  #readSparse(slot: Slot, grad: SparseTensor): void {
     const { update, group } = this, p = slot.param, label = () => `grad of ${this.#label(slot.index)}`;
     if (update.sparse === undefined) refuseSparse(update.name, label());
     update.sparse.check?.(group, label);
     slot.rows ??= new SparseRows(this.backend, update.rule, p);
-    slot.rows.read(grad, label);
     this.written.checkRead(grad.values, label);
+    slot.sparse = slot.rows.scale(grad, this.#factors, label);
+    slot.rows.read(slot.sparse, label);
     if (slot.grad !== null) {
       slot.grad = null;
       slot.job.setLength(slot.row, 0);
     }
-    const key = update.sparse.sparseState ? this.#tensors[0] : undefined;
-    const state = key === undefined ? undefined : this.state.get(p)?.[key];
-    if (state !== undefined && !(state instanceof SparseTensor)) return slot.rows.toDense();
     this.#sparse.push(slot);
-    return null;
+  }
+
+  /** The sum of the squares of each sparse gradient, as `prepare()` has multiplied it. */
+  sparseSquares(): number[] {
+    return this.#sparse.map((slot) => sparseSquares(slot.sparse!, this.backend));
   }
 
   /** Makes a sparse gradient's job ready; false if the plan is stale. */
   #prepareSparse(slot: Slot): boolean {
     const { update } = this, p = slot.param, rows = slot.rows!, key = this.#tensors[0];
-    const joined = update.sparse!.sparseState && key !== undefined;
+    const had = key === undefined ? undefined : this.state.get(p)?.[key];
+    const spread = update.sparse!.sparseState && had !== undefined && !(had instanceof SparseTensor);
+    const joined = update.sparse!.sparseState && key !== undefined && !spread;
     let flags = this.#flags;
     if (joined) {
       const label = () => `${key} of ${this.#label(slot.index)}`, known = this.state.get(p);
       slot.state = known ?? update.start(this.group);
       const tensor = slot.state[key] as SparseTensor | undefined;
       if (rows.known !== null && tensor !== rows.known) return false;
-      rows.join(tensor, p.grad as SparseTensor, label);
+      rows.join(tensor, slot.sparse!, label);
       if (tensor === undefined) {
         flags |= update.freshFlags;
       } else if (rows.known === null) {
@@ -274,8 +287,9 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     }
     this.#setHyper(slot, this.#hyperRow(slot, slot.state ?? NO_STATE));
     if (joined) rows.bindJoined(rows.next ?? rows.known!, this.#buffers[0]!, slot.hyper, flags);
+    else if (spread) rows.bindDense(slot.tensors, this.#buffers, slot.hyper, flags); // the state is dense: every row is stepped
     else rows.bind(slot.tensors, this.#buffers, slot.hyper, flags);
-    this.jobs.push(rows.job);
+    this.sparseJobs.push(rows.job);
     return true;
   }
 

@@ -9,6 +9,7 @@
  */
 
 import type { Backend, Job, Rule } from "../../ffi/backend.ts";
+import { getNumThreads } from "../../ffi/load.ts";
 import { allocate, type TypedArray } from "../dtype.ts";
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
@@ -19,7 +20,9 @@ import {
   rowLength,
   sparseOfRows,
   type SparseTensor,
+  withValues,
 } from "../sparse_tensor.ts";
+import { scaleArrays } from "./scaling.ts";
 
 const NO_ROWS = new Uint32Array();
 let counted = NO_ROWS;
@@ -48,6 +51,7 @@ export class SparseRows {
   #several: Uint32Array = NO_ROWS; // which of the rows have several entries
   #sums: TypedArray; // of these
   #zeros: TypedArray;
+  #scaled: TypedArray; // its values, multiplied
   // where the state is sparse: where the gradient's rows are in it, and its other rows
   #places: Uint32Array = NO_ROWS;
   #others: Uint32Array = NO_ROWS;
@@ -58,12 +62,32 @@ export class SparseRows {
     this.#rule = rule;
     this.#param = param;
     this.#job = backend.createJob(rule, param.dtype, 0);
-    this.#values = this.#sums = this.#zeros = allocate(param.dtype, 0, param.data);
+    this.#values =
+      this.#sums =
+      this.#zeros =
+      this.#scaled =
+        allocate(param.dtype, 0, param.data);
   }
 
   /** The job, as `bind` or `bindJoined` left it. */
   get job(): Job {
     return this.#job;
+  }
+
+  /** A gradient with its entries multiplied by some factors, rounded to the dtype each time; valid until the next one. */
+  scale(grad: SparseTensor, factors: readonly number[], label: () => string): SparseTensor {
+    const { dtype, shape, data } = this.#param;
+    checkSparse(grad, shape, dtype, label);
+    const n = grad.values.length;
+    let from = grad.values;
+    for (const factor of factors) {
+      if (factor === 1 || n === 0) continue;
+      if (this.#scaled.length < n) this.#scaled = allocate(dtype, 2 * n, data);
+      const to = this.#scaled.subarray(0, n);
+      scaleArrays(this.#backend, dtype, [from], from === grad.values ? [to] : null, factor);
+      from = to;
+    }
+    return from === grad.values ? grad : withValues(grad, from);
   }
 
   /** Reads a gradient; throws unless it fits the parameter. */
@@ -97,7 +121,7 @@ export class SparseRows {
   }
 
   /** The gradient that was read as a dense one. */
-  toDense(): TypedArray {
+  #toDense(): TypedArray {
     const { dtype, size, data } = this.#param, length = this.#length;
     const dense = allocate(dtype, size, data), rows = this.#rows;
     const copy = (from: TypedArray, at: number, row: number) => {
@@ -173,10 +197,10 @@ export class SparseRows {
   }
 
   /** A job of n rows that have these hyperparameters and flags. */
-  #begin(n: number, hyper: number, flags: number): Job {
+  #begin(n: number, hyper: number, flags: number, length: number = this.#length): Job {
     if (this.#job.rows < n) this.#job = this.#backend.createJob(this.#rule, this.#param.dtype, 2 * n);
     this.#job.reset(n);
-    this.#job.setRows(0, n, this.#length, hyper, flags);
+    this.#job.setRows(0, n, length, hyper, flags);
     return this.#job;
   }
 
@@ -197,6 +221,14 @@ export class SparseRows {
     for (let k = 0; k < tensors.length; k++) job.bindRows(0, n, buffers[k]!, tensors[k]!, length, rows);
   }
 
+  /** Binds the whole parameter and state, and the gradient that was read as a dense one. */
+  bindDense(tensors: readonly TypedArray[], buffers: readonly number[], hyper: number, flags: number): void {
+    const { data, size } = this.#param, job = this.#begin(1, hyper, flags, size);
+    job.bindRows(0, 1, 0, data, size, null);
+    job.bindRows(0, 1, 1, this.#toDense(), size, null);
+    for (let k = 0; k < tensors.length; k++) job.bindRows(0, 1, buffers[k]!, tensors[k]!, size, null);
+  }
+
   /** Binds the rows of the parameter and of the joined state: those of the gradient, and the others with a gradient of zero. */
   bindJoined(state: SparseTensor, buffer: number, hyper: number, flags: number): void {
     const { data, dtype } = this.#param, length = this.#length;
@@ -210,6 +242,11 @@ export class SparseRows {
     job.bindRows(n, more, 1, this.#zeros, length, null);
     job.bindRows(n, more, buffer, state.values, length, this.#otherPlaces);
   }
+}
+
+/** The sum of a sparse gradient's squares, after the entries of each row have been added up. */
+export function sparseSquares(grad: SparseTensor, backend: Backend): number {
+  return backend.reduce("sumSq", grad.dtype, [grad.coalesce().values], null, getNumThreads())[0]!;
 }
 
 /** Throws the error of a class that takes no sparse gradients. */

@@ -20,10 +20,10 @@ import { plainSparse, type SparseData, SparseTensor } from "../sparse_tensor.ts"
 import { isGroupKey } from "./options.ts";
 
 /**
- * One entry of a parameter's state: a count or other number, or a tensor. A sparse one is a {@linkcode SparseTensor} in
+ * One entry of a parameter's state: a count or other number, a tensor, or a list of them (LBFGS's history). A sparse one is a {@linkcode SparseTensor} in
  * `optimizer.state` and plain data in a state dict.
  */
-export type StateValue = number | TypedArray | SparseData;
+export type StateValue = number | TypedArray | SparseData | TypedArray[] | number[];
 
 /** A parameter's state, by torch's names in camelCase. */
 export type ParameterState = Record<string, StateValue>;

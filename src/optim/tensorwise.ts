@@ -4,10 +4,19 @@
  * @module
  */
 
-import type { Backend, Tensor, TensorRule, TensorShape } from "../../ffi/backend.ts";
+import {
+  type Backend,
+  judge,
+  STEP_MAX_NORM,
+  STEP_SUMS,
+  STEP_WORDS,
+  type Tensor,
+  type TensorRule,
+  type TensorShape,
+} from "../../ffi/backend.ts";
 import { jsBackend } from "../../ffi/js.ts";
 import { bestBackend, getNumThreads } from "../../ffi/load.ts";
-import { allocate, type DType, type TypedArray } from "../dtype.ts";
+import { allocate, type DType, DTYPES, type TypedArray } from "../dtype.ts";
 import { show, StateDictError } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
@@ -16,7 +25,9 @@ import { checkArray } from "./checks.ts";
 import { Optimizer } from "./optimizer.ts";
 import { readOptions, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput, placeOf } from "./param_group.ts";
+import { scaleArrays } from "./scaling.ts";
 import { refuseSparse } from "./sparse_plan.ts";
+import { type GradOptions, type StepResult, stepResult } from "./step_options.ts";
 import { type ParameterState, readTensor } from "./state_dict.ts";
 
 /** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
@@ -49,9 +60,39 @@ interface Entry {
   readonly fresh: boolean;
 }
 
+/** Elements of gradients that are multiplied at once, unless a single one has more. */
+const AT_ONCE = 1 << 20;
+
+/** The parameters of one call. */
+interface TensorJob {
+  readonly backend: Backend;
+  readonly dtype: DType;
+  readonly members: Entry[];
+}
+
+/** Parameters by backend and dtype, in order; in parts of at most `most` elements, or of one parameter. */
+function jobsOf(entries: readonly Entry[], most = Infinity): TensorJob[] {
+  const jobs: TensorJob[] = [], last = new Map<Backend, Map<DType, TensorJob & { size: number }>>();
+  for (const entry of entries) {
+    const { backend, param: { dtype, size } } = entry;
+    let byDType = last.get(backend);
+    if (byDType === undefined) last.set(backend, byDType = new Map());
+    let job = byDType.get(dtype);
+    if (job === undefined || job.size + size > most) {
+      byDType.set(dtype, job = { backend, dtype, members: [], size: 0 });
+      jobs.push(job);
+    }
+    job.members.push(entry);
+    job.size += size;
+  }
+  return jobs;
+}
+
 /** The base of the optimizers whose rule looks at a whole tensor. */
 export abstract class TensorwiseOptimizer<Options extends object> extends Optimizer<Options> {
   readonly #update: TensorUpdate<ParamGroup<Options>>;
+  /** For gradients that have been multiplied, by dtype: as long as the longest part of a step. */
+  readonly #memory = new Map<DType, TypedArray>();
 
   /** For subclasses. */
   protected constructor(
@@ -72,27 +113,74 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
 
   /** Looks at every array, runs the rule, and writes the new state. */
   protected override update(): void {
+    const entries = this.#ready();
+    for (const { backend, dtype, members } of jobsOf(entries)) {
+      this.#runJob(backend, dtype, members, members.map((entry) => entry.tensor));
+    }
+    this.#commit(entries);
+  }
+
+  /** The same with gradients that are unscaled and clipped on their way: a part of them at a time, in memory of our own. */
+  protected override updateClipped({ unscale, maxNorm }: GradOptions): StepResult {
+    const entries = this.#ready(), parts = jobsOf(entries, AT_ONCE);
+    const numbers = new Float64Array(new ArrayBuffer(STEP_WORDS * 8)), squares = new Map<Entry, number>();
+    for (const { backend, dtype, members } of parts) {
+      const grads = this.#scaled(backend, dtype, members, [unscale]);
+      backend.reduce("sumSq", dtype, grads, null, getNumThreads()).forEach((sum, i) => squares.set(members[i]!, sum));
+    }
+    for (const entry of entries) numbers[STEP_SUMS + DTYPES.indexOf(entry.param.dtype)]! += squares.get(entry)!;
+    numbers[STEP_MAX_NORM] = maxNorm;
+    judge(numbers);
+    const result = stepResult(numbers);
+    if (result.skipped) return result;
+    for (const { backend, dtype, members } of parts) {
+      const grads = this.#scaled(backend, dtype, members, [unscale, result.clipCoefficient]);
+      const tensors = members.map(({ tensor }, i) => {
+        const buffers = [...tensor.buffers];
+        buffers[1] = grads[i]!;
+        return { ...tensor, buffers };
+      });
+      this.#runJob(backend, dtype, members, tensors);
+    }
+    this.#commit(entries);
+    return result;
+  }
+
+  /** Checks everything. */
+  #ready(): Entry[] {
     this.checkAllOptions();
     checkGroups(this.paramGroups);
     this.groupsChange(this.paramGroups);
     const entries = this.#look();
-    const jobs = new Map<Backend, Map<DType, Entry[]>>();
-    for (const entry of entries) {
-      let byDType = jobs.get(entry.backend);
-      if (byDType === undefined) jobs.set(entry.backend, byDType = new Map());
-      const same = byDType.get(entry.param.dtype);
-      if (same) same.push(entry);
-      else byDType.set(entry.param.dtype, [entry]);
-    }
+    if (entries.some((entry) => entry.backend !== jsBackend)) getNumThreads(); // throws before anything runs
+    return entries;
+  }
+
+  #runJob(backend: Backend, dtype: DType, members: readonly Entry[], tensors: readonly Tensor[]): void {
     const { rule } = this.#update, width = rule.hypers.length;
-    const threads = entries.some((entry) => entry.backend !== jsBackend) ? getNumThreads() : 1; // may throw
-    for (const [backend, byDType] of jobs) {
-      for (const [dtype, some] of byDType) {
-        const hypers = new Float64Array(new ArrayBuffer(some.length * width * 8));
-        some.forEach((entry, i) => hypers.set(entry.hypers, i * width));
-        backend.runTensors(rule, dtype, some.map((entry) => entry.tensor), hypers, threads);
-      }
+    const hypers = new Float64Array(new ArrayBuffer(members.length * width * 8));
+    members.forEach((entry, i) => hypers.set(entry.hypers, i * width));
+    backend.runTensors(rule, dtype, tensors, hypers, backend === jsBackend ? 1 : getNumThreads());
+  }
+
+  /** The gradients of some parameters, multiplied by some factors and rounded each time; valid until the next ones. */
+  #scaled(backend: Backend, dtype: DType, members: readonly Entry[], factors: readonly number[]): TypedArray[] {
+    const grads = members.map((entry) => entry.tensor.buffers[1]!), used = factors.filter((factor) => factor !== 1);
+    if (used.length === 0) return grads;
+    const size = grads.reduce((sum, grad) => sum + grad.length, 0);
+    let memory = this.#memory.get(dtype);
+    if (memory === undefined || memory.length < size) {
+      this.#memory.set(dtype, memory = allocate(dtype, size, members[0]!.param.data));
     }
+    let at = 0;
+    const products = grads.map((grad) => memory.subarray(at, at += grad.length));
+    used.forEach((factor, i) => {
+      scaleArrays(backend, dtype, i === 0 ? grads : products, i === 0 ? products : null, factor);
+    });
+    return products;
+  }
+
+  #commit(entries: readonly Entry[]): void {
     for (const { param, state, fresh } of entries) {
       if (this.#update.counted) state["step"] = (state["step"] as number) + 1;
       if (fresh) this.state.set(param, state);

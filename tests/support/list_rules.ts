@@ -9,10 +9,12 @@ import {
   ADD_RULE,
   ADDCDIV_RULE,
   ADDCMUL_RULE,
+  CLAMP_RULE,
   DIV_RULE,
   LERP_RULE,
   MAXIMUM_RULE,
   MUL_RULE,
+  SCALE_RULE,
   SQRT_RULE,
   TENSOR,
 } from "../../src/foreach_rules.ts";
@@ -40,4 +42,6 @@ export const LIST_RULES: readonly ListRule[] = [
   row(ADDCDIV_RULE, [0, 1], [0, -0.3]),
   row(SQRT_RULE, [0]),
   row(MAXIMUM_RULE, [0]),
+  row(SCALE_RULE, [0, 0.1], [0, -0.3]),
+  row(CLAMP_RULE, [0, 0.1], [0, 0]),
 ];

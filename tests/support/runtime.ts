@@ -4,16 +4,37 @@
  * @module
  */
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { dirname, fromFileUrl, join } from "@std/path";
+import { findBun } from "../../tools/test.ts";
 
 /** The project's folder. */
 export const ROOT: string = dirname(dirname(dirname(fromFileUrl(import.meta.url))));
 
 /** Whether the tests run in Bun, else in Deno. */
 export const IS_BUN: boolean = "Bun" in globalThis;
+
+/** A runtime's binary, and what comes before a TypeScript file's name. */
+export interface Runtime {
+  command: string;
+  args: readonly string[];
+}
+
+/** The runtime that the tests run in. */
+export const OWN: Runtime = { command: process.execPath, args: IS_BUN ? [] : ["run", "-A", "--quiet", "--no-prompt"] };
+
+/** The runtime that the tests do not run in, Bun for Deno and the other way; or why there is none. */
+export function otherRuntime(): Runtime | string {
+  const name = IS_BUN ? "deno" : findBun();
+  // what npm puts on the PATH may be a script that starts the binary: killing that would leave the binary alone
+  const { status, stdout, error } = spawnSync(name, [IS_BUN ? "eval" : "-e", "console.log(process.execPath)"], {
+    encoding: "utf8",
+  });
+  if (status !== 0) return `${name} does not run here: ${error?.message ?? `exit status ${status}`}`;
+  return { command: stdout.trim(), args: IS_BUN ? ["run", "-A", "--quiet", "--no-prompt"] : [] };
+}
 
 /** How a program ended, and what it printed. */
 export interface Ended {
@@ -31,6 +52,8 @@ export interface RunOptions {
   permissions?: readonly string[];
   /** Called with the child's process id once it has printed a line. */
   onLine?: (line: string, pid: number) => void;
+  /** Called with all that the child has printed, whenever there is more. */
+  onText?: (text: string, pid: number) => void;
 }
 
 /**
@@ -63,6 +86,7 @@ export function run(command: string, args: readonly string[], options: RunOption
     let stdout = "", stderr = "";
     child.stdout.on("data", (data) => {
       stdout += data;
+      options.onText?.(stdout, child.pid!);
       if (stdout.includes("\n")) options.onLine?.(stdout.split("\n")[0]!, child.pid!);
     });
     child.stderr.on("data", (data) => stderr += data);

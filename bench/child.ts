@@ -1,0 +1,41 @@
+/**
+ * A peer in Python: a child process that answers a line of JSON with a line of JSON.
+ *
+ * @module
+ */
+
+import { spawn, spawnSync } from "node:child_process";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import { fromFileUrl } from "@std/path";
+
+const PYTHON = "python3";
+
+/** A child process. */
+export interface Child {
+  /** Sends a request and waits for the answer. */
+  ask(request: unknown): Promise<Record<string, unknown>>;
+  /** Lets it end. */
+  end(): void;
+}
+
+/** Whether Python can import a module. */
+export function canImport(module: string): boolean {
+  return spawnSync(PYTHON, ["-c", `import ${module}`], { stdio: "ignore" }).status === 0;
+}
+
+/** Starts a program of bench/peers/, with further environment. */
+export function startChild(script: string, env: Readonly<Record<string, string>> = {}): Child {
+  const path = fromFileUrl(new URL(`./peers/${script}`, import.meta.url));
+  const child = spawn(PYTHON, [path], { stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, ...env } });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    async ask(request) {
+      child.stdin.write(`${JSON.stringify(request)}\n`);
+      const { value, done } = await lines.next();
+      if (done) throw new Error(`${script} has ended; what it said is above`);
+      return JSON.parse(value) as Record<string, unknown>;
+    },
+    end: () => child.stdin.end(),
+  };
+}

@@ -1,0 +1,501 @@
+/**
+ * What LBFGS and BFGS share: a step that calls its closure several times, along directions that the class gives.
+ *
+ * The step is a generator that asks for the loss and the gradients at the parameters' values: `step()` and `stepAsync()`
+ * answer it, so both go the same way.
+ *
+ * @module
+ */
+
+import type { Numbers } from "../../ffi/backend.ts";
+import { hagerZhang } from "../line_search/hager_zhang.ts";
+import type { Found, Point, Search } from "../line_search/line_search.ts";
+import { strongWolfe } from "../line_search/strong_wolfe.ts";
+import { show, StateDictError } from "../errors.ts";
+import type { Parameter } from "../parameter.ts";
+import { checkArray } from "./checks.ts";
+import { checkLoss, FlatParameters } from "./flat.ts";
+import { type AsyncClosure, type Closure, Optimizer } from "./optimizer.ts";
+import { nonNegative, type OptionSpec, readOptions, type Schema } from "./options.ts";
+import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
+import { type ParameterState, readTensor } from "./state_dict.ts";
+
+/** Why a step of LBFGS or BFGS ended. */
+export type StopReason =
+  | "toleranceGrad"
+  | "toleranceChange"
+  | "maxIter"
+  | "maxEval"
+  | "lineSearch"
+  | "nonFinite";
+
+/** What became of a step of LBFGS or BFGS. */
+export interface QuasiNewtonResult {
+  /**
+   * Why it ended: the gradient is small enough, or the step, the change of the loss or the slope; so many iterations or
+   * evaluations were made; the line search found no lower point, from the gradient's direction either; the loss or a gradient
+   * was not finite where the step began, or at every point that was tried.
+   */
+  readonly reason: StopReason;
+  /** Iterations of this step. */
+  readonly iterations: number;
+  /** How often it called the closure. */
+  readonly evaluations: number;
+  /** The last loss that was accepted. */
+  readonly loss: number;
+  /** The largest magnitude in the gradient that belongs to it. */
+  readonly gradNorm: number;
+}
+
+/** How a step is searched for along a direction. */
+export type LineSearchFn = "strong_wolfe" | "hager_zhang";
+
+/** The options that LBFGS and BFGS have both. */
+export interface QuasiNewtonOptions {
+  /** The first trial step is lr, and lr times the step itself without a line search; >= 0, default 1. */
+  lr?: number;
+  /** At most so many iterations a step, an integer >= 1; default 20. */
+  maxIter?: number;
+  /** At most so many evaluations a step, an integer >= 1; null (the default): maxIter * 5 / 4, rounded down. */
+  maxEval?: number | null;
+  /** A step ends where no gradient's magnitude is above this; >= 0, default 1e-7; 0 switches it off. */
+  toleranceGrad?: number;
+  /** A step ends where parameters or the loss change by no more than this; >= 0, default 1e-9; 0 switches it off. */
+  toleranceChange?: number;
+  /** How the step's length is found: null takes lr as it is. */
+  lineSearchFn?: LineSearchFn | null;
+  /** Maximizes the objective instead of minimizing it; default false. */
+  maximize?: boolean;
+}
+
+/** An integer >= 1. */
+export const count = (fallback: number): OptionSpec<number> => ({
+  default: fallback,
+  check(value, name) {
+    if (typeof value !== "number") throw new TypeError(`${name} must be a number, got ${show(value)}`);
+    if (!Number.isInteger(value) || value < 1) {
+      throw new RangeError(`${name} must be an integer >= 1, got ${show(value)}`);
+    }
+  },
+});
+
+/** One of some strings, or null where that is allowed. */
+export const oneOf = (fallback: string | null, allowed: readonly (string | null)[]): OptionSpec<unknown> => ({
+  default: fallback,
+  check(value, name) {
+    if (allowed.includes(value as string | null)) return;
+    const what = `${name} must be one of ${allowed.map((x) => show(x)).join(", ")}, got ${show(value)}`;
+    throw typeof value === "string" ? new RangeError(what) : new TypeError(what);
+  },
+});
+
+/** The options' checks, with a default for the line search. */
+export function quasiNewtonSchema(lineSearchFn: LineSearchFn | null): Schema<QuasiNewtonOptions> {
+  return {
+    lr: nonNegative(1),
+    maxIter: count(20),
+    maxEval: {
+      default: null,
+      check: (value, name) => value === null ? undefined : count(1).check(value, name),
+    },
+    toleranceGrad: nonNegative(1e-7),
+    toleranceChange: nonNegative(1e-9),
+    lineSearchFn: oneOf(lineSearchFn, [null, "strong_wolfe", "hager_zhang"]),
+    maximize: {
+      default: false,
+      check(value, name) {
+        if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, got ${show(value)}`);
+      },
+    },
+  };
+}
+
+/** A point that the closure was called at. The loss is the one to be minimized. */
+export interface Evaluated {
+  readonly loss: number;
+  /** The gradient; belongs to the step. */
+  readonly grad: Numbers;
+  /** Its largest magnitude, NaN if there is one. */
+  readonly gradNorm: number;
+  /** Its product with the direction. */
+  readonly slope: number;
+}
+
+/** Asks for an evaluation at the parameters' values, and is given the closure's loss. */
+type Asking<T> = Generator<void, T, number>;
+
+/** A direction, and what is known of it. */
+export interface Direction {
+  readonly d: Numbers;
+  /** Its product with the gradient. */
+  readonly slope: number;
+  /** Its largest magnitude. */
+  readonly largest: number;
+  /** Whether nothing is known of the curvature, so that the first trial has to be short. */
+  readonly unscaled: boolean;
+}
+
+/** What a step works with. */
+export interface StepWork<Group> {
+  readonly flat: FlatParameters;
+  readonly group: Group;
+  /** What is kept under the first parameter. */
+  readonly state: ParameterState;
+}
+
+/** A step that has been made. */
+export interface AcceptedStep {
+  /** The parameters before it. */
+  readonly x: Numbers;
+  readonly d: Numbers;
+  readonly t: number;
+  readonly from: Evaluated;
+  /** Null where the loss is not known there. */
+  readonly to: Evaluated | null;
+}
+
+/** How far a search went, and what is known there: 0 where there was no lower point. */
+interface Reached {
+  readonly t: number;
+  readonly to: Evaluated | null;
+  /** Whether any point that was tried was finite. */
+  readonly finite: boolean;
+}
+
+/** Hager & Zhang: how much of the average of |f| is forgotten at a step, and how much of it is taken for rounding. */
+const HZ_DECAY = 0.7, HZ_EPSILON = 1e-6;
+
+const finite = (e: Evaluated): boolean => Number.isFinite(e.loss) && Number.isFinite(e.gradNorm);
+
+/** The base of LBFGS and BFGS. */
+export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Optimizer<Options> {
+  readonly #owner: string;
+  #lastResult: QuasiNewtonResult | null = null;
+  /** Vectors that nothing refers to. */
+  #free: Numbers[] = [];
+
+  /** For subclasses. */
+  protected constructor(
+    params: ParamsInput<Options>,
+    options: Options | undefined,
+    schema: Schema<Options>,
+    owner: string,
+  ) {
+    const given = options === undefined ? {} : readOptions(options, schema, owner, false);
+    const specs = Object.entries<OptionSpec<unknown>>(schema);
+    const defaults = Object.fromEntries(specs.map(([key, spec]) => [key, key in given ? given[key] : spec.default]));
+    for (const [key, spec] of specs) spec.check(defaults[key], key);
+    defaults["maxEval"] ??= Math.floor(defaults["maxIter"] as number * 5 / 4);
+    super(params, defaults as Required<Options>, schema);
+    this.#owner = owner;
+  }
+
+  /** What became of the last step; null before the first. */
+  get lastResult(): QuasiNewtonResult | null {
+    return this.#lastResult;
+  }
+
+  /** One group: curvature is that of all parameters together. */
+  protected override groupsChange(groups: readonly ParamGroup<Options>[]): void {
+    const owner = this.constructor.name;
+    if (groups.length > 1) {
+      throw new RangeError(`${owner} takes one param group, got ${groups.length}: its curvature joins all parameters`);
+    }
+    this.checkSize(new FlatParameters(owner, groups[0]!));
+  }
+
+  /** Throws if there are too many parameters. */
+  protected checkSize(_flat: FlatParameters): void {}
+
+  /** The inside of `step()`. */
+  protected override runStep(closure: Closure | null | undefined): number {
+    this.#checkClosure(closure);
+    const step = this.#minimize();
+    let next = step.next();
+    while (!next.done) {
+      let loss: number;
+      try {
+        loss = closure!();
+      } catch (error) {
+        step.throw(error); // puts the parameters back, and throws it on
+        throw error;
+      }
+      next = step.next(loss);
+    }
+    return next.value;
+  }
+
+  /** The inside of `stepAsync()`. */
+  protected override async runStepAsync(closure: AsyncClosure): Promise<number> {
+    this.#checkClosure(closure);
+    const step = this.#minimize();
+    let next = step.next();
+    while (!next.done) {
+      let loss: number;
+      try {
+        loss = await closure();
+      } catch (error) {
+        step.throw(error);
+        throw error;
+      }
+      next = step.next(loss);
+    }
+    return next.value;
+  }
+
+  /** Not called: a step is more than one update. */
+  protected override update(): void {
+    this.#checkClosure(null);
+  }
+
+  #checkClosure(closure: unknown): void {
+    if (typeof closure === "function") return;
+    throw new TypeError(
+      `closure must be a function: ${this.#owner} calls it several times a step, got ${show(closure)}`,
+    );
+  }
+
+  /**
+   * The direction at an evaluated point.
+   *
+   * @param anew whether what is known of the curvature is to be forgotten first
+   */
+  protected abstract direct(work: StepWork<ParamGroup<Options>>, here: Evaluated, anew: boolean): Direction;
+
+  /** A step has been made. */
+  protected abstract accepted(work: StepWork<ParamGroup<Options>>, step: AcceptedStep): void;
+
+  /** A step has not been made: the parameters are where `here` is, and the next direction has nothing to learn from it. */
+  protected abstract stay(work: StepWork<ParamGroup<Options>>, here: Evaluated): void;
+
+  /** Whether to begin anew with the gradient's direction where there is no lower point. */
+  protected abstract restarts(group: ParamGroup<Options>): boolean;
+
+  /** How many trials a search may make after its first one, where so many evaluations are left. */
+  protected abstract trials(left: number): number;
+
+  /** Throws unless the state under the first parameter is as it must be. */
+  protected abstract checkState(state: ParameterState, flat: FlatParameters, first: Parameter): void;
+
+  /** A vector whose contents are anything. */
+  protected take(flat: FlatParameters): Numbers {
+    return this.#free.pop() ?? flat.vector();
+  }
+
+  /** A vector that is not needed any more. */
+  protected give(vector: Numbers): void {
+    this.#free.push(vector);
+  }
+
+  *#evaluate(work: StepWork<ParamGroup<Options>>, d: Numbers | null): Asking<Evaluated> {
+    const loss = yield;
+    checkLoss(loss);
+    const { flat, state, group } = work, maximize = group.maximize === true;
+    const grad = this.take(flat);
+    try {
+      const { slope, largest } = flat.gather(grad, maximize, d);
+      state["funcEvals"] = (state["funcEvals"] as number) + 1;
+      return { loss: maximize ? -loss : loss, grad, gradNorm: largest, slope };
+    } catch (error) {
+      this.give(grad);
+      throw error;
+    }
+  }
+
+  /** A step of t along d; tenfold shorter as long as the loss is not finite. `left` 0: the loss is not asked for. */
+  *#fixed(work: StepWork<ParamGroup<Options>>, x: Numbers, d: Numbers, t: number, left: number): Asking<Reached> {
+    const { flat } = work;
+    flat.move(x, t, d);
+    if (left === 0) return { t, to: null, finite: true };
+    for (let used = 1;; used++) {
+      const to = yield* this.#evaluate(work, null);
+      if (finite(to)) return { t, to, finite: true };
+      this.give(to.grad);
+      if (used >= left) return { t: 0, to: null, finite: false };
+      t *= 0.1;
+      flat.move(x, t, d);
+    }
+  }
+
+  /** A step along d that a line search finds. The parameters are left there. */
+  *#search(
+    work: StepWork<ParamGroup<Options>>,
+    x: Numbers,
+    direction: Direction,
+    t: number,
+    from: Evaluated,
+    left: number,
+  ): Asking<Reached> {
+    const { flat, group, state } = work, { d, slope, largest } = direction;
+    const start: Point = { alpha: 0, value: from.loss, slope }, maxTrials = this.trials(left);
+    let search: Search, q = 0, c = 0;
+    if (group.lineSearchFn === "hager_zhang") {
+      q = 1 + HZ_DECAY * ((state["hzQ"] as number | undefined) ?? 0);
+      const before = (state["hzC"] as number | undefined) ?? 0;
+      c = before + (Math.abs(from.loss) - before) / q;
+      search = hagerZhang(start, t, { limit: from.loss + HZ_EPSILON * c, maxTrials });
+    } else {
+      search = strongWolfe(start, t, { maxTrials, tolerance: group.toleranceChange as number / largest });
+    }
+    const known = new Map<Point, Evaluated>();
+    let at = 0, seen = false;
+    const drop = (keep: readonly Point[]) => {
+      for (const [point, { grad }] of known) {
+        if (keep.includes(point)) continue;
+        known.delete(point);
+        this.give(grad);
+      }
+    };
+    try {
+      let next = search.next();
+      while (!next.done) {
+        const { alpha, keep } = next.value;
+        drop(keep);
+        flat.move(x, alpha, d);
+        at = alpha;
+        const to = yield* this.#evaluate(work, d);
+        const point = { alpha, value: to.loss, slope: finite(to) ? to.slope : NaN };
+        known.set(point, to);
+        seen ||= finite(to);
+        next = search.next(point);
+      }
+      const { point }: Found = next.value, to = known.get(point) ?? null;
+      if (to !== null) known.delete(point);
+      drop([]);
+      if (to === null) return { t: 0, to: null, finite: seen };
+      if (at !== point.alpha) flat.move(x, point.alpha, d);
+      if (group.lineSearchFn === "hager_zhang") {
+        state["hzQ"] = q;
+        state["hzC"] = c;
+      }
+      return { t: point.alpha, to, finite: true };
+    } catch (error) {
+      drop([]);
+      throw error;
+    }
+  }
+
+  /** A gradient that belongs to the step, unless the state has it now. */
+  #release({ grad }: Evaluated, state: ParameterState): void {
+    if (state["prevFlatGrad"] !== grad) this.give(grad);
+  }
+
+  /** A whole step: asks for evaluations, returns the first loss. */
+  *#minimize(): Asking<number> {
+    this.checkAllOptions();
+    checkGroups(this.paramGroups);
+    this.groupsChange(this.paramGroups);
+    const group = this.paramGroups[0]!, flat = new FlatParameters(this.#owner, group), first = group.params[0];
+    flat.check();
+    if (first === undefined) throw new RangeError(`${this.#owner} has no parameters`);
+    const like = flat.vector(0);
+    this.#free = this.#free.filter((v) => v.length === flat.n && v.constructor === like.constructor);
+    const known = this.state.get(first), state: ParameterState = known ?? { funcEvals: 0, nIter: 0 };
+    this.checkState(state, flat, first);
+    const work = { flat, group, state }, sign = group.maximize === true ? -1 : 1;
+    const maxIter = group.maxIter as number, maxEval = group.maxEval as number | null ?? Math.floor(maxIter * 5 / 4);
+    const toleranceGrad = group.toleranceGrad as number, toleranceChange = group.toleranceChange as number;
+    const lr = group.lr as number;
+
+    let here = yield* this.#evaluate(work, null); // where this throws nothing has changed
+    if (known === undefined) this.state.set(first, state);
+    const firstLoss = sign * here.loss;
+    let evaluations = 1, iterations = 0, failures = 0, anew = false;
+    const end = (reason: StopReason): number => {
+      this.#lastResult = { reason, iterations, evaluations, loss: sign * here.loss, gradNorm: here.gradNorm };
+      this.#release(here, state);
+      return firstLoss;
+    };
+    if (!finite(here)) return end("nonFinite");
+    if (here.gradNorm <= toleranceGrad) return end("toleranceGrad");
+
+    const x = this.take(flat);
+    try {
+      for (;;) {
+        iterations++;
+        state["nIter"] = (state["nIter"] as number) + 1;
+        const direction = this.direct(work, here, anew), { d, slope, largest } = direction;
+        const downhill = slope < 0 && slope > -Infinity;
+        if (!downhill && !anew && this.restarts(group)) {
+          anew = true;
+          iterations--;
+          state["nIter"] = (state["nIter"] as number) - 1;
+          continue;
+        }
+        const t = direction.unscaled ? Math.min(1, 1 / flat.sumAbs(here.grad)) * lr : lr;
+        if (!downhill || slope > -toleranceChange || t === 0) {
+          this.stay(work, here);
+          return end(downhill || !this.restarts(group) ? "toleranceChange" : "lineSearch");
+        }
+        anew = false;
+
+        flat.read(x);
+        const from = here, left = maxEval - evaluations, before = state["funcEvals"] as number;
+        let reached: Reached;
+        try {
+          reached = group.lineSearchFn === null
+            ? yield* this.#fixed(work, x, d, t, iterations < maxIter ? left : 0)
+            : yield* this.#search(work, x, direction, t, from, left);
+        } catch (error) {
+          flat.write(x);
+          state["nIter"] = (state["nIter"] as number) - 1;
+          this.stay(work, from);
+          this.#release(from, state);
+          throw error;
+        }
+        evaluations += (state["funcEvals"] as number) - before;
+
+        if (reached.t === 0) { // there is no lower point
+          flat.write(x);
+          if (failures++ === 0 && this.restarts(group) && evaluations < maxEval && iterations < maxIter) {
+            anew = true;
+            continue;
+          }
+          this.stay(work, from);
+          return end(!reached.finite ? "nonFinite" : evaluations >= maxEval ? "maxEval" : "lineSearch");
+        }
+        failures = 0;
+        if (reached.to !== null) here = reached.to;
+        const change = Math.abs(here.loss - from.loss), moved = reached.t * largest;
+        this.accepted(work, { x, d, t: reached.t, from, to: reached.to });
+        if (reached.to !== null) this.#release(from, state);
+
+        if (reached.to !== null && here.gradNorm <= toleranceGrad) return end("toleranceGrad");
+        if (iterations >= maxIter) return end("maxIter");
+        if (evaluations >= maxEval) return end("maxEval");
+        if (moved <= toleranceChange || change < toleranceChange) return end("toleranceChange");
+      }
+    } finally {
+      this.give(x);
+    }
+  }
+}
+
+/** A state dict's number: a number, or a tensor of one element as torch has it. */
+export function readNumber(value: unknown, where: string): number {
+  let found = value;
+  if (typeof found === "object" && found !== null && !ArrayBuffer.isView(found) && "data" in found) found = found.data;
+  if (ArrayBuffer.isView(found) || Array.isArray(found)) {
+    const list = found as unknown as ArrayLike<unknown>;
+    if (list.length === 1) found = list[0];
+  }
+  if (typeof found !== "number") throw new StateDictError(`${where} must be a number, got ${show(value)}`);
+  return found;
+}
+
+/** A count of a state dict: an integer >= 0. */
+export function readCount(value: unknown, where: string): number {
+  const n = readNumber(value, where);
+  if (!Number.isInteger(n) || n < 0) throw new StateDictError(`${where} must be an integer >= 0, got ${show(n)}`);
+  return n;
+}
+
+/** A state dict's vector of `size` elements in the dtype of `p`, copied and cast. */
+export function readVector(value: unknown, p: Parameter, size: number, where: string): Numbers {
+  return readTensor(value, { data: p.data, dtype: p.dtype, size }, where, "the group") as Numbers;
+}
+
+/** Throws unless what is kept under `key` is a vector of the parameters' dtype, or nothing. */
+export function checkVector(state: ParameterState, key: string, first: Parameter, size: number): void {
+  if (state[key] !== undefined) checkArray(state[key], first, `${key} of the state`, size);
+}
