@@ -72,13 +72,8 @@ export { SparseAdam, type SparseAdamOptions } from "./src/optim/sparse_adam.ts";
 export { Muon, type MuonOptions } from "./src/optim/muon.ts";
 export { LBFGS, type LBFGSOptions } from "./src/optim/lbfgs.ts";
 export { BFGS, type BFGSOptions } from "./src/optim/bfgs.ts";
-export {
-  type LineSearchFn,
-  QuasiNewton,
-  type QuasiNewtonOptions,
-  type QuasiNewtonResult,
-  type StopReason,
-} from "./src/optim/quasi_newton.ts";
+export { QuasiNewton, type QuasiNewtonResult, type StopReason } from "./src/optim/quasi_newton.ts";
+export type { LineSearchFn, QuasiNewtonOptions } from "./src/optim/quasi_newton_options.ts";
 export { TensorwiseOptimizer } from "./src/optim/tensorwise.ts";
 export { clipGradNorm, type ClipGradNormOptions, clipGradValue, type GradOwners } from "./src/clip_grad.ts";
 export * as foreach from "./src/foreach.ts";
@@ -140,4 +135,19 @@ export {
   StepLR,
   type StepLROptions,
 } from "./src/lr_scheduler/mod.ts";
+export * as checkpoint from "./src/checkpoint/mod.ts";
+export {
+  CheckpointError,
+  type CheckpointTensor,
+  load,
+  type LoadModelOptions,
+  type LoadModelResult,
+  loadModelStateDict,
+  type ModelStateDict,
+  modelStateDict,
+  type NamedTensors,
+  save,
+  type TensorArray,
+  type TensorDType,
+} from "./src/checkpoint/mod.ts";
 export { plotSchedule } from "./src/plot.ts";

@@ -111,13 +111,18 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
   const step = () => void optimizer.step(closure);
   for (let k = 0; k < historySize + 2; k++) step();
 
-  // The two loops: passes that add one vector to another and multiply the sum by a third.
-  const passes = passesOf(step).filter(({ y, z }) => y !== null && z !== null);
-  if (passes.length !== 2 * historySize) {
-    throw new Error(`a step makes ${passes.length} passes over three vectors, not ${2 * historySize}`);
+  // The two loops are a product of the newest pair, and passes that add one vector to another and multiply the sum by a
+  // third; the first of them comes from the gradient, so that they can be made again and again. Before them is the new pair's.
+  const passes = passesOf(step).filter(({ y, z }) => y !== null && z !== null).slice(-2 * historySize);
+  const [first] = passes;
+  if (passes.length !== 2 * historySize || first!.x !== optimizer.state.get(x)!["prevFlatGrad"]) {
+    throw new Error(`the step's passes are not those of two loops over ${historySize} pairs`);
   }
-  const backend = bestBackend();
-  const loops = () => passes.forEach((pass) => backend.combine(pass, threads));
+  const backend = bestBackend(), newest = (optimizer.state.get(x)!["oldStps"] as Float32Array[]).at(-1)!;
+  const loops = () => {
+    backend.reduce("dot", "float32", [newest], [first!.x], threads);
+    for (const pass of passes) backend.combine(pass, threads);
+  };
   // self += value a b reads three vectors and writes one, too
   const limit = () => passes.forEach(({ out, y, z }) => addcmul_([out], [y!], [z!], 1e-9));
 

@@ -1,14 +1,8 @@
 /**
- * The library for WebAssembly: the same kernels, stamped with SIMD128, on one thread. Compiled alone, without a libc:
- * it has the other parts in it, and what they need of string.h.
+ * What stands in for threads.c and string.h where the library is compiled for WebAssembly: the same kernels, stamped with
+ * SIMD128, on one thread, without a libc.
  */
-#include "cpu.c"
-#include "run.c"
-#include "rows.c"
-#include "matmul.c"
-#include "adafactor.c"
-#include "muon.c"
-#include "tensors.c"
+#include "internal.h"
 
 void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
   for (uint32_t part = 0; part < parts; part++) task(context, part);

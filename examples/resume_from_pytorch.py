@@ -5,9 +5,14 @@
 
 import json
 import os
+import sys
 
-import torch
-from torch import nn
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    print(error)
+    sys.exit(3)
 
 path = os.path.join(os.path.dirname(__file__), "..", "tests", "golden", "checkpoints", "training.pt")
 checkpoint = torch.load(path, weights_only=True)

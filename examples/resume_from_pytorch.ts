@@ -8,7 +8,7 @@
  * continuation, to compare with, is examples/resume_from_pytorch.py.
  */
 import { assert } from "@std/assert";
-import { AdamW, CosineAnnealingLR, load, loadModelStateDict } from "@flatstep/optim";
+import { AdamW, CosineAnnealingLR, load, loadModelStateDict, type ModelStateDict } from "@flatstep/optim";
 import { fileURLToPath } from "node:url";
 import { Random } from "./mnist/random.ts";
 import { Mlp } from "./support/mlp.ts";
@@ -30,18 +30,16 @@ const checkpoint = await load(path);
 // The same model, whose parts have names here: "1.running_mean" is "norm.runningMean".
 const PARTS: Record<string, string> = { "0": "first", "1": "norm", "3": "second" };
 const NAMES: Record<string, string> = { running_mean: "runningMean", running_var: "runningVar" };
-const { "1.num_batches_tracked": batches, ...tensors } = checkpoint.model;
+const { "1.num_batches_tracked": batches, ...tensors } = checkpoint.model as ModelStateDict;
+const renamed: ModelStateDict = {};
+for (const [key, tensor] of Object.entries(tensors)) {
+  const [part, name] = key.split(".") as [string, string];
+  renamed[`${PARTS[part]}.${NAMES[name] ?? name}`] = tensor;
+}
+
 const model = new Mlp(3, 4, 2, new Random(0));
-loadModelStateDict(
-  model,
-  Object.fromEntries(
-    Object.entries(tensors).map(([key, tensor]) => {
-      const [part, name] = key.split(".") as [string, string];
-      return [`${PARTS[part]}.${NAMES[name] ?? name}`, tensor];
-    }),
-  ),
-);
-model.norm.numBatchesTracked = Number(batches.data[0]);
+loadModelStateDict(model, renamed);
+model.norm.numBatchesTracked = Number(batches!.data[0]);
 
 const optimizer = new AdamW(model.namedParameters());
 const scheduler = new CosineAnnealingLR(optimizer, { tMax: 10 });

@@ -17,7 +17,7 @@ import { type Batch, batches, CLASSES, type Dataset, loadMnist } from "./mnist/d
 import { type Classifier, WIDTHS } from "./mnist/model.ts";
 import { type Options, parseOptions, usage, UsageError } from "./mnist/options.ts";
 import { Random } from "./mnist/random.ts";
-import { grouped, type History, percent, Progress, runtime, secondsOf, Stopwatch, table } from "./mnist/report.ts";
+import { grouped, percent, Progress, runtime, secondsOf, Stopwatch, table } from "./mnist/report.ts";
 import { CtrlC, Interrupted, Run } from "./mnist/run.ts";
 
 /** Images whose activations give the averaged weights their batch norm statistics. */

@@ -199,6 +199,17 @@ export function clipCoefficient(norm: number, maxNorm: number): number {
 /** Instruction sets, as `backend().isa` names them. */
 export type Isa = "avx512" | "avx2" | "sse2" | "neon" | "simd128" | "none";
 
+/** Where the state of some tensors is made. */
+export interface StateMemory {
+  /**
+   * Zeros for one of the state's arrays; null if there is no room for them here.
+   *
+   * @param key which of a tensor's arrays, from 0
+   * @param like its parameter's array (float16 has two kinds)
+   */
+  allocate(key: number, dtype: DType, n: number, like: TypedArray): TypedArray | null;
+}
+
 /** What runs jobs. */
 export interface Backend {
   /** What it is. */
@@ -211,6 +222,11 @@ export interface Backend {
   readonly cpus: number;
   /** A new job of empty rows. */
   createJob(rule: Rule, dtype: DType, rows: number): Job;
+  /**
+   * Memory for the state of tensors, `keys` arrays each, in which this backend works without copying; absent or null: any
+   * memory will do.
+   */
+  stateMemory?(tensors: readonly { readonly dtype: DType; readonly size: number }[], keys: number): StateMemory | null;
   /** Says that a run is near, so that threads that sleep may wake meanwhile. */
   wake(): void;
   /** Runs jobs that this backend made, on at most `threads` threads. */

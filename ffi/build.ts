@@ -2,7 +2,8 @@
  * Builds the native library by `zig cc`: `deno task build`, or `bun ffi/build.ts`. The same script for people and CI.
  *
  *     deno task build            for this machine, if the sources have changed
- *     deno task build --all      for every target
+ *     deno task build --all      for every target, and ffi/wasm_bytes.ts
+ *     deno task build --wasm     ffi/wasm_bytes.ts: the WebAssembly module, which is part of the sources
  *     deno task build --bench    with the benchmark's traffic loops, into lib/bench/
  *     deno task build --force    even if nothing has changed;  --quiet: say nothing unless something is built
  *
@@ -21,6 +22,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import process from "node:process";
 import { basename, dirname, fromFileUrl, join } from "@std/path";
 
@@ -163,18 +165,51 @@ export const OTHER_FLAGS: Readonly<Record<"wasm" | "ptx", readonly string[]>> = 
     "-Wl,--no-entry",
     "-Wl,--export-dynamic",
     "-Wl,--export-memory",
-    "-Wl,-z,stack-size=65536",
+    "-Wl,-z,stack-size=131072",
     "-s",
   ],
   ptx: ["-target", "nvptx64-cuda", "-mcpu=sm_75", "-ffreestanding", "-S"],
 };
 
-/** Compiles csrc/wasm.c or csrc/ptx.c: the same rules for the other targets. */
+/** Compiles the library for WebAssembly (wasm.c instead of threads.c), or csrc/ptx.c: the same rules for the other targets. */
 export function compileOther(target: "wasm" | "ptx", output: string): void {
   const { command: [command, ...first] } = findZig();
   const common = FLAGS.filter((flag) => !flag.startsWith("-mprefer"));
-  const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output, join(SOURCES, `${target}.c`)];
+  const without = target === "wasm" ? ["threads.c", "ptx.c"] : [];
+  const files = sources().filter((path) => target === "wasm" ? /\.c$/.test(path) : basename(path) === "ptx.c");
+  const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output];
+  args.push(...files.filter((path) => !without.includes(basename(path))));
   execFileSync(command, args, { stdio: ["ignore", "inherit", "inherit"] });
+}
+
+/** The file that carries the WebAssembly module. */
+export const WASM_FILE: string = join(ROOT, "ffi", "wasm_bytes.ts");
+
+/** What csrc/ makes of it: the same text wherever it is built. */
+export function wasmText(): string {
+  const folder = mkdtempSync(join(tmpdir(), "flatstep-wasm-"));
+  try {
+    const output = join(folder, "flatstep.wasm");
+    compileOther("wasm", output);
+    const bytes = readFileSync(output);
+    return [
+      "/**",
+      " * The WebAssembly module (csrc/wasm.c), made by `deno task build --wasm`; no part of it is written by hand.",
+      " *",
+      " * @module",
+      " */",
+      "",
+      "/** SHA-256 of the module. */",
+      `export const WASM_SHA256: string = "${createHash("sha256").update(bytes).digest("hex")}";`,
+      "",
+      "/** The module in base64. */",
+      "export const WASM_BASE64: string =",
+      `  "${bytes.toString("base64")}";`,
+      "",
+    ].join("\n");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** What {@linkcode build} takes. */
@@ -228,10 +263,15 @@ export function build(name: string, options: BuildOptions = {}): string {
 }
 
 function main(args: readonly string[]): void {
-  const known = ["--all", "--bench", "--force", "--quiet"];
+  const known = ["--all", "--bench", "--force", "--quiet", "--wasm"];
   const strange = args.find((arg) => !known.includes(arg));
   if (strange !== undefined) throw new Error(`there is no option ${strange}; there are ${known.join(", ")}`);
   const log = (text: string) => console.error(text);
+  if (args.includes("--all") || args.includes("--wasm")) {
+    writeFileSync(WASM_FILE, wasmText());
+    if (!args.includes("--quiet")) console.log(WASM_FILE.slice(ROOT.length + 1));
+    if (!args.includes("--all")) return;
+  }
   const names = args.includes("--all") ? Object.keys(TARGETS) : [hostTarget()];
   for (const name of names) {
     const library = build(name, { force: args.includes("--force"), bench: args.includes("--bench"), log });

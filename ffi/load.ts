@@ -1,5 +1,5 @@
 /**
- * Picks the backend, once, at the first use that needs one: native, else TypeScript, with a reason for each "no".
+ * Picks the backend, once, at the first use that needs one: native, else WASM, else TypeScript, with a reason for each "no".
  *
  * @module
  */
@@ -10,6 +10,7 @@ import { jsBackend } from "./js.ts";
 import { NativeBackend } from "./native.ts";
 import { deno, env, isBun, openBun, openDeno, platform } from "./runtime.ts";
 import { ABI_VERSION, toBun, toDeno } from "./symbols.ts";
+import { WasmBackend } from "./wasm.ts";
 
 /** What is in use, as {@linkcode backend} tells it. */
 export interface BackendInfo {
@@ -79,11 +80,20 @@ function openNative(): { backend: NativeBackend | null; why: string } {
   return { backend: null, why: reasons.join("\n") };
 }
 
+/** Makes the WASM backend, or says why not. */
+function openWasm(): { backend: WasmBackend | null; why: string } {
+  try {
+    return { backend: new WasmBackend(), why: "" };
+  } catch (error) {
+    return { backend: null, why: `WASM: ${(error as Error).message.split("\n")[0]}` };
+  }
+}
+
 function failure(asked: string, why: string): NativeLibraryError {
   return new NativeLibraryError(
     `${asked}, but the native library cannot be opened:\n${why.split("\n").map((line) => `  ${line}`).join("\n")}\n` +
       "To mend it: build it by `deno task build`, or set FLATSTEP_LIBRARY to its path; Deno needs --allow-ffi.\n" +
-      "Without it: leave `foreach`, `fused` and FLATSTEP_BACKEND unset, and the steps run in TypeScript.",
+      "Without it: leave `foreach`, `fused` and FLATSTEP_BACKEND unset, and the steps run in WASM or in TypeScript.",
   );
 }
 
@@ -92,16 +102,14 @@ function choose(): Choice {
   if (asked !== undefined && !["js", "wasm", "native"].includes(asked)) {
     throw new RangeError(`FLATSTEP_BACKEND must be js, wasm or native, got ${show(asked)}`);
   }
-  if (asked === "wasm") {
-    throw new NativeLibraryError(
-      "FLATSTEP_BACKEND is wasm, but this version has no WebAssembly build: use native or js",
-    );
-  }
   if (asked === "js") return { best: jsBackend, compiled: null, why: "FLATSTEP_BACKEND is js" };
-  const { backend, why } = openNative();
+  const { backend, why } = asked === "wasm" ? { backend: null, why: "FLATSTEP_BACKEND is wasm" } : openNative();
   if (backend === null) {
     if (asked === "native") throw failure("FLATSTEP_BACKEND is native", why);
-    return { best: jsBackend, compiled: null, why };
+    const wasm = openWasm();
+    if (wasm.backend !== null) return { best: wasm.backend, compiled: wasm.backend, why };
+    if (asked === "wasm") throw new NativeLibraryError(`FLATSTEP_BACKEND is wasm, but it cannot be had: ${wasm.why}`);
+    return { best: jsBackend, compiled: null, why: `${why}\n${wasm.why}` };
   }
   const isa = env("FLATSTEP_ISA");
   if (isa !== undefined) {
@@ -149,7 +157,7 @@ export function backend(): BackendInfo {
   return {
     name: best.name,
     isa: best.isa,
-    threads: best.name === "js" ? 1 : getNumThreads(),
+    threads: best.library === null ? 1 : getNumThreads(),
     library: best.library,
     ...(why === undefined ? {} : { why }),
   };

@@ -275,7 +275,11 @@ export class Batch {
   }
 
   #clear(): void {
-    this.elements = this.pieces = this.#rows = this.#hyperRows = 0;
+    this.elements =
+      this.pieces =
+      this.#rows =
+      this.#hyperRows =
+        0;
     this.#hyper = this.#flags = -1;
   }
 

@@ -71,6 +71,12 @@ async function nativeInfo(): Promise<(BackendInfo & { library: string }) | null>
   return info.library === null ? null : { ...info, library: info.library };
 }
 
+/** What backend() tells where WASM is used, but for the reason. */
+const WASM: BackendInfo = { name: "wasm", isa: "simd128", threads: 1, library: null, why: "" };
+
+/** An expression that makes a runtime without WebAssembly of one that has it. */
+const NO_WASM = "delete globalThis.WebAssembly";
+
 /** A folder for a test's own files. */
 async function inFolder(call: (folder: string) => Promise<void>): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "flatstep-"));
@@ -83,10 +89,10 @@ async function inFolder(call: (folder: string) => Promise<void>): Promise<void> 
 
 test("backend() tells what is in use", () => {
   const info = backend();
-  assert([NATIVE, "js"].includes(info.name), info.name);
+  assert([NATIVE, "wasm", "js"].includes(info.name), info.name);
   assertEquals(backend(), info, "the same at every call");
-  if (info.name === "js") {
-    assertEquals([info.isa, info.threads, info.library], ["none", 1, null]);
+  if (info.name !== NATIVE) {
+    assertEquals([info.isa, info.threads, info.library], [info.name === "wasm" ? "simd128" : "none", 1, null]);
     assert(info.why, "a reason");
   } else {
     assert(["avx512", "avx2", "sse2", "neon"].includes(info.isa), info.isa);
@@ -102,7 +108,7 @@ test("setNumThreads() sets what getNumThreads() and backend() tell", () => {
     for (const n of [1, 2, 64, 3]) {
       setNumThreads(n);
       assertStrictEquals(getNumThreads(), n);
-      assertStrictEquals(backend().threads, backend().name === "js" ? 1 : n);
+      assertStrictEquals(backend().threads, backend().name === NATIVE ? n : 1);
     }
   } finally {
     setNumThreads(before);
@@ -142,6 +148,42 @@ test("the native library is the default where it can be opened", LIMIT, async ()
   assert(existsSync(info.library));
   assertEquals(await evaluate("backend()", { env: { FLATSTEP_BACKEND: "native" } }), info as BackendInfo);
 });
+
+test("FLATSTEP_BACKEND=wasm means WASM, and says so; without WebAssembly it is an error", LIMIT, async () => {
+  const env = { FLATSTEP_BACKEND: "wasm", FLATSTEP_NUM_THREADS: "3", FLATSTEP_LIBRARY: "missing" };
+  assertEquals(await evaluate("backend()", { env }), { ...WASM, why: "FLATSTEP_BACKEND is wasm" });
+  const [failure, again] = await evaluate<Failure[]>(
+    `(${NO_WASM}, [attempt(backend), attempt(() => make().optimizer.step())])`,
+    { env },
+  );
+  assertEquals(failure, {
+    error: "NativeLibraryError",
+    message: "FLATSTEP_BACKEND is wasm, but it cannot be had: WASM: this runtime has no WebAssembly",
+  });
+  assertEquals(again, failure);
+});
+
+test(
+  "WebAssembly without vectors, or that may not be compiled, is not used, and backend() says why",
+  LIMIT,
+  async () => {
+    const env = { FLATSTEP_LIBRARY: "missing" };
+    const changed = async (change: string) => {
+      const { name, why } = await evaluate<BackendInfo>(`(${change}, backend())`, { env });
+      assertEquals(name, "js");
+      return why!.split("\n")[1];
+    };
+    assertEquals(
+      await changed("WebAssembly.validate = () => false"),
+      "WASM: this runtime's WebAssembly has no vectors (SIMD)",
+    );
+    // what a browser does whose page forbids it by its Content-Security-Policy
+    assertEquals(
+      await changed('WebAssembly.Module = class { constructor() { throw new WebAssembly.CompileError("refused"); } }'),
+      "WASM: refused",
+    );
+  },
+);
 
 test("FLATSTEP_BACKEND=js means TypeScript, and says so", LIMIT, async () => {
   const env = { FLATSTEP_BACKEND: "js" };
@@ -224,7 +266,7 @@ test("FLATSTEP_NUM_THREADS sets the number of threads", LIMIT, async () => {
       { env },
     );
     assertEquals(threads, n);
-    assertEquals(info.threads, info.name === "js" ? 1 : n);
+    assertEquals(info.threads, info.name === NATIVE ? n : 1);
   }
   assertEquals(await evaluate("(setNumThreads(2), getNumThreads())", { env: { FLATSTEP_NUM_THREADS: "3" } }), 2);
 });
@@ -275,21 +317,30 @@ function assertHelps({ error, message }: Failure, asked: string, path: string): 
 /** What becomes of a FLATSTEP_LIBRARY that cannot be used: `says` is what it is told of it. */
 async function assertUnusable(path: string, says: readonly string[]): Promise<void> {
   const env = { FLATSTEP_LIBRARY: path };
-  const { info, numbers, failures } = await evaluate<{ info: BackendInfo; numbers: number[]; failures: Failure[] }>(
-    `(() => {
-      const { p, optimizer } = make({ lr: 1 }, SGD);
-      optimizer.step();
-      const asking = [{ fused: true }, { foreach: true }];
-      return { info: backend(), numbers: [...p.data], failures: asking.map((o) => attempt(() => make(o).optimizer.step())) };
-    })()`,
-    { env },
-  );
-  assertEquals({ ...info, why: "" }, { name: "js", isa: "none", threads: 1, library: null, why: "" });
-  for (const text of [path, ...says]) assertStringIncludes(info.why!, text);
-  assert(!info.why!.includes("\n"), `one line a path: ${info.why}`);
-  assertEquals(numbers, [0.5, 2.25, 1], "the step is done in TypeScript");
-  assertHelps(failures[0]!, "fused is true", path);
-  assertHelps(failures[1]!, "foreach is true", path);
+  for (const wasm of [true, false]) {
+    const { info, numbers, failures } = await evaluate<{ info: BackendInfo; numbers: number[]; failures: Failure[] }>(
+      `(() => {
+        ${wasm ? "" : NO_WASM};
+        const { p, optimizer } = make({ lr: 1 }, SGD);
+        optimizer.step();
+        const asking = [{ fused: true }, { foreach: true }];
+        const failures = asking.map((o) => attempt(() => make(o).optimizer.step()) ?? null);
+        return { info: backend(), numbers: [...p.data], failures };
+      })()`,
+      { env },
+    );
+    assertEquals({ ...info, why: "" }, wasm ? WASM : { name: "js", isa: "none", threads: 1, library: null, why: "" });
+    for (const text of [path, ...says]) assertStringIncludes(info.why!, text);
+    assertEquals(info.why!.split("\n").length, wasm ? 1 : 2, `one line a path, and one about WASM: ${info.why}`);
+    assertEquals(numbers, [0.5, 2.25, 1], "the step is done");
+    if (wasm) {
+      assertEquals(failures as unknown[], [null, null], "compiled code is there");
+    } else {
+      assertStringIncludes(info.why!, "\nWASM: this runtime has no WebAssembly");
+      assertHelps(failures[0]!, "fused is true", path);
+      assertHelps(failures[1]!, "foreach is true", path);
+    }
+  }
   const asked = await evaluate<Failure[]>("[backend, () => make().optimizer.step(), backend].map(attempt)", {
     env: { ...env, FLATSTEP_BACKEND: "native" },
   });
@@ -299,17 +350,25 @@ async function assertUnusable(path: string, says: readonly string[]): Promise<vo
   }
 }
 
-test("a library that is not there: TypeScript, and an error where compiled code is asked for", LIMIT, async () => {
-  await assertUnusable(join(tmpdir(), "flatstep-missing", "libflatstep.so"), []);
-});
+test(
+  "a library that is not there: WASM, else TypeScript and an error where compiled code is asked for",
+  LIMIT,
+  async () => {
+    await assertUnusable(join(tmpdir(), "flatstep-missing", "libflatstep.so"), []);
+  },
+);
 
-test("a file that is no library: TypeScript, and an error where compiled code is asked for", LIMIT, async () => {
-  await inFolder(async (folder) => {
-    const path = join(folder, "libflatstep.so");
-    writeFileSync(path, "This is a text, and no library.\n");
-    await assertUnusable(path, []);
-  });
-});
+test(
+  "a file that is no library: WASM, else TypeScript and an error where compiled code is asked for",
+  LIMIT,
+  async () => {
+    await inFolder(async (folder) => {
+      const path = join(folder, "libflatstep.so");
+      writeFileSync(path, "This is a text, and no library.\n");
+      await assertUnusable(path, []);
+    });
+  },
+);
 
 /** Compiles a library of one C file; null, with a word about it, where there is no compiler. */
 function compile(folder: string, source: string): string | null {
@@ -332,7 +391,7 @@ function compile(folder: string, source: string): string | null {
   return library;
 }
 
-test("a library of another ABI version: TypeScript, and an error that names both versions", LIMIT, async () => {
+test("a library of another ABI version: WASM or TypeScript, and an error that names both versions", LIMIT, async () => {
   await inFolder(async (folder) => {
     const other = ABI_VERSION + 41;
     const functions = Object.keys(SYMBOLS).map((name) =>
@@ -344,7 +403,7 @@ test("a library of another ABI version: TypeScript, and an error that names both
   });
 });
 
-test("a library of something else: TypeScript, and an error that names what is missing", LIMIT, async () => {
+test("a library of something else: WASM or TypeScript, and an error that names what is missing", LIMIT, async () => {
   await inFolder(async (folder) => {
     const path = compile(folder, "int something_else(void) { return 0; }\n");
     if (path !== null) await assertUnusable(path, ["fs_"]);
@@ -383,12 +442,13 @@ test("importing and constructing do not load the library", LIMIT, async () => {
   assertEquals(loaded, [false, true]);
 });
 
-test("a step that finds no library leaves parameters, state and groups as they were", LIMIT, async () => {
+test("a step that finds no compiled code leaves parameters, state and groups as they were", LIMIT, async () => {
   for (const key of ["fused", "foreach"]) {
     const { failure, before, after, later } = await evaluate<
       { failure: Failure; before: string; after: string; later: number[] }
     >(
       `(() => {
+        ${NO_WASM};
         const { p, optimizer } = make({ lr: 1, momentum: 0.5 }, SGD);
         const q = new Parameter([4, 5]);
         q.grad = Float32Array.of(1, 1);
@@ -469,21 +529,28 @@ async function runAsking(source: string, wrap: (command: string[]) => string[], 
   }
 }
 
-testInDeno("without --allow-ffi the steps run in TypeScript, and backend() says why", async () => {
+testInDeno("without --allow-ffi the steps run in WASM, else in TypeScript, and backend() says why", async () => {
   const info = await nativeInfo();
   if (!info) return;
   const permissions = ["--allow-env", "--allow-read"];
   const told = await evaluate<BackendInfo>("backend()", { permissions });
-  assertEquals({ ...told, why: "" }, { name: "js", isa: "none", threads: 1, library: null, why: "" });
+  assertEquals({ ...told, why: "" }, WASM);
   assertStringIncludes(told.why!, info.library);
   assertStringIncludes(told.why!, "--allow-ffi");
-  const failure = await evaluate<Failure>("attempt(() => make({ fused: true }).optimizer.step())", { permissions });
+  assertEquals(
+    await evaluate("(make({ fused: true }).optimizer.step(), make({ foreach: true }).optimizer.step(), 1)", {
+      permissions,
+    }),
+    1,
+  );
+  const expression = `(${NO_WASM}, attempt(() => make({ fused: true }).optimizer.step()))`;
+  const failure = await evaluate<Failure>(expression, { permissions });
   assertHelps(failure, "fused is true", info.library);
 });
 
 testInDeno("--deny-ffi is taken as an answer", async () => {
   const told = await evaluate<BackendInfo>("backend()", { permissions: ["-A", "--deny-ffi"] });
-  assertEquals(told.name, "js");
+  assertEquals(told.name, "wasm");
 });
 
 testInDeno("without --allow-env the environment is ignored", async () => {
@@ -530,7 +597,7 @@ testInDeno("permission for another path is none", async () => {
   const info = await nativeInfo();
   if (!info) return;
   const told = await evaluate<BackendInfo>("backend()", { permissions: [`--allow-ffi=${info.library}.other`] });
-  assertEquals([told.name, told.library], ["js", null]);
+  assertEquals([told.name, told.library], ["wasm", null]);
   assertStringIncludes(told.why!, "--allow-ffi");
 });
 
@@ -542,7 +609,7 @@ console.log(backend().name, getNumThreads());
 
 testInDeno("without permissions, and without --no-prompt, nobody is asked where there is no terminal", async () => {
   const { code, stdout, stderr } = await runAsking(UNASKED, (command) => command);
-  assertEquals([code, stdout, stderr], [0, "js 1\n", ""]);
+  assertEquals([code, stdout, stderr], [0, "wasm 1\n", ""]);
 });
 
 testInDeno("without permissions, and without --no-prompt, nobody is asked at a terminal", async () => {
@@ -558,5 +625,5 @@ testInDeno("without permissions, and without --no-prompt, nobody is asked at a t
   });
   assertMatch(asking.stdout, /requests env access/, "this terminal would show a question");
   const { code, stdout } = await runAsking(UNASKED, atTerminal);
-  assertEquals([code, stdout.trim()], [0, "js 1"]);
+  assertEquals([code, stdout.trim()], [0, "wasm 1"]);
 });

@@ -16,8 +16,6 @@ const LIMIT = { timeout: 180_000 };
 const FORMATS = ["safetensors", "pt"] as const;
 /** Kills, in all; and how many programs are saving at a time, each into its own folder. */
 const KILLS = 200, LANES = 4;
-/** A program is killed up to so many saves after its first one. */
-const SAVES = 3;
 
 /** Runs a test in a folder of its own. */
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { join } from "@std/path";
-import { Adam, AdamW, type DType, Parameter, SGD, SparseAdam, SparseTensor, StateDictError } from "../mod.ts";
+import { Adam, AdamW, type DType, LBFGS, Parameter, SGD, SparseAdam, SparseTensor, StateDictError } from "../mod.ts";
 import { type AnyOptimizer, ROWS, TENSOR_ROWS } from "./support/classes.ts";
 import { revive } from "./support/golden.ts";
 import { ROOT } from "./support/runtime.ts";
@@ -40,6 +40,7 @@ for (const c of cases) {
   const row = [
     ...ROWS,
     { name: "SparseAdam", make: SparseAdam as unknown as AnyOptimizer },
+    { name: "LBFGS", make: LBFGS as unknown as AnyOptimizer },
     ...TENSOR_ROWS.map(({ name, real }) => ({ name, make: real })),
   ].find((r) => r.name === c.optimizer);
   if (!row || !["optimizer", "addParamGroup", "step", "loadStateDict"].includes(c.kind)) continue;

@@ -1,12 +1,12 @@
 /** The examples are complete programs that assert what they promise. */
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { assertEquals, assertStringIncludes } from "@std/assert";
-import { IS_BUN, run } from "./support/runtime.ts";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { IS_BUN, ROOT, run } from "./support/runtime.ts";
 
 const EXAMPLES: Record<string, string> = {
   "state_dict_experts.ts": "two experts go on from one layer's state",
@@ -26,6 +26,33 @@ for (const [name, says] of Object.entries(EXAMPLES)) {
     assertStringIncludes(stdout, says);
   });
 }
+
+test(
+  "examples/fit_curve.ts reaches NIST's certified digits, in the same evaluations and picture everywhere",
+  { timeout: 180_000 },
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "flatstep-fit-"));
+    try {
+      const path = "examples/fit_curve.ts", out = join(folder, "fit_curve.svg");
+      const command = IS_BUN ? [path] : ["run", "-A", "--quiet", path];
+      const { code, stdout, stderr } = await run(process.execPath, [...command, `--out=${out}`]);
+      assertEquals(code, 0, stderr);
+      const digits = [...stdout.matchAll(/^(L?BFGS) from .* ([\d.]+, [\d.]+, [\d.]+) +(\d+)$/gm)].map((m) =>
+        m.slice(1)
+      );
+      assertEquals(digits, [
+        ["BFGS", "11.0, 11.0, 10.5", "112"],
+        ["LBFGS", "11.0, 11.0, 10.5", "107"],
+        ["BFGS", "11.0, 11.0, 10.5", "58"],
+        ["LBFGS", "11.0, 11.0, 10.5", "58"],
+      ]);
+      assertMatch(stdout, /^BFGS .* 0\.73225558 +116$/m);
+      assertEquals(readFileSync(out, "utf8"), readFileSync(join(ROOT, "docs", "fit_curve.svg"), "utf8"));
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+);
 
 test(
   "examples/train_mnist.ts learns in one epoch, to the same bits in every runtime",

@@ -1,7 +1,7 @@
 /** Replays torch's trajectories in every implementation. */
 
 import { test } from "node:test";
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import {
   backend,
   type Optimizer,
@@ -30,6 +30,7 @@ import {
   typed,
   type Written,
 } from "./support/golden.ts";
+import { assertCompiled } from "./support/runtime.ts";
 
 const IMPLEMENTATIONS: Record<string, Record<string, unknown>> = {
   "for-loop": { foreach: false, fused: false },
@@ -38,7 +39,7 @@ const IMPLEMENTATIONS: Record<string, Record<string, unknown>> = {
 };
 
 test("the golden replays run against the native library", { timeout: 180_000 }, () => {
-  assert(backend().name.endsWith("-ffi"), `the native library is not in use: ${backend().why}`);
+  assertCompiled(backend());
 });
 
 interface Outcome {

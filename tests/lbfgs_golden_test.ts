@@ -91,5 +91,8 @@ for (const c of cases) {
 test("golden LBFGS: all of torch's cases are replayed, with and without a line search, in both dtypes", () => {
   assertEquals(cases.length, 122);
   assertEquals(new Set(cases.map((c) => c.dtype)), new Set<DType>(["float64", "float32"]));
-  assertEquals(new Set(cases.map((c) => c.options.lineSearchFn)), new Set([undefined, "strong_wolfe"]));
+  assertEquals(
+    new Set(cases.map((c) => c.options.lineSearchFn)),
+    new Set<LBFGSOptions["lineSearchFn"]>([undefined, "strong_wolfe"]),
+  );
 });

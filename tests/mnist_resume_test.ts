@@ -37,44 +37,42 @@ function fingerprints({ code, stdout, stderr }: Ended): string[] {
   return found;
 }
 
-for (const format of ["pt", "safetensors"]) {
-  test(
-    `train_mnist --resume from .${format} ends with the bits of the straight run, after Ctrl-C and after a kill`,
-    LIMIT,
-    async () => {
-      if (process.platform === "win32") return console.log("skipped: Windows has no SIGINT to send");
-      const other = otherRuntime();
-      if (typeof other === "string") console.log(`the resumed runs are in the same runtime: ${other}`);
-      const folder = mkdtempSync(join(tmpdir(), "flatstep-mnist-"));
-      try {
-        const files = (name: string) => [
-          `--checkpoint=${join(folder, `${name}.${format}`)}`,
-          `--out=${join(folder, `${name}.svg`)}`,
-        ];
-        const straight = fingerprints(await train(OWN, [...SMALL, ...files("straight")]));
+test(
+  "train_mnist --resume ends with the bits of the straight run, after Ctrl-C and after a kill",
+  LIMIT,
+  async () => {
+    if (process.platform === "win32") return console.log("skipped: Windows has no SIGINT to send");
+    const other = otherRuntime();
+    if (typeof other === "string") console.log(`the resumed runs are in the same runtime: ${other}`);
+    const folder = mkdtempSync(join(tmpdir(), "flatstep-mnist-"));
+    try {
+      const files = (name: string) => [
+        `--checkpoint=${join(folder, `${name}.pt`)}`,
+        `--out=${join(folder, `${name}.svg`)}`,
+      ];
+      const straight = fingerprints(await train(OWN, [...SMALL, ...files("straight")]));
 
-        // Ctrl-C as soon as it trains: in the middle of the first epoch
-        const interrupted = await train(OWN, [...SMALL, ...files("run")], signalAt("batches of 32", "SIGINT"));
-        assertEquals(interrupted.code, 130, interrupted.stderr);
-        const [, step] = /interrupted after step (\d+) of 120; /.exec(interrupted.stderr)!;
-        assert(Number(step) < 60, `it was interrupted after step ${step}, and an epoch has 60`);
+      // Ctrl-C as soon as it trains: in the middle of the first epoch
+      const interrupted = await train(OWN, [...SMALL, ...files("run")], signalAt("batches of 32", "SIGINT"));
+      assertEquals(interrupted.code, 130, interrupted.stderr);
+      const [, step] = /interrupted after step (\d+) of 120; /.exec(interrupted.stderr)!;
+      assert(Number(step) < 60, `it was interrupted after step ${step}, and an epoch has 60`);
 
-        // goes on in the other runtime until the first epoch has been saved, and dies
-        const there = typeof other === "string" ? OWN : other;
-        const dead = await train(there, ["--resume", ...files("run")], signalAt("epoch 1/2: ", "SIGKILL"));
-        assertStringIncludes(dead.stdout, `resumed at step ${step} of 120`);
-        assertEquals(dead.signal, "SIGKILL", dead.stderr);
+      // goes on in the other runtime until the first epoch has been saved, and dies
+      const there = typeof other === "string" ? OWN : other;
+      const dead = await train(there, ["--resume", ...files("run")], signalAt("epoch 1/2: ", "SIGKILL"));
+      assertStringIncludes(dead.stdout, `resumed at step ${step} of 120`);
+      assertEquals(dead.signal, "SIGKILL", dead.stderr);
 
-        const resumed = await train(OWN, ["--resume", ...files("run")]);
-        assertMatch(resumed.stdout, /resumed at step 60 of 120/);
-        assertEquals(fingerprints(resumed), straight);
-        assert(existsSync(join(folder, "run.svg")), "the curves must be drawn");
-      } finally {
-        rmSync(folder, { recursive: true });
-      }
-    },
-  );
-}
+      const resumed = await train(OWN, ["--resume", ...files("run")]);
+      assertMatch(resumed.stdout, /resumed at step 60 of 120/);
+      assertEquals(fingerprints(resumed), straight);
+      assert(existsSync(join(folder, "run.svg")), "the curves must be drawn");
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+);
 
 test("train_mnist --resume without a checkpoint, or with other options, says so", LIMIT, async () => {
   const folder = mkdtempSync(join(tmpdir(), "flatstep-mnist-"));

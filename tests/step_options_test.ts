@@ -1,9 +1,10 @@
 /** step() with maxGradNorm and gradScale: the bits of the separate calls, skipped steps, and what is refused. */
 
 import { test } from "node:test";
-import { assert, assertAlmostEquals, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import {
   AdamW,
+  type AnyOptimizer as Any,
   clipGradNorm,
   type DType,
   foreach,
@@ -23,6 +24,7 @@ import { isas } from "./support/arena.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./support/classes.ts";
 import { hashNumbers, plain, typed } from "./support/golden.ts";
+import { assertCompiled } from "./support/runtime.ts";
 
 /** Bun's own limit is five seconds, which a busy machine may need. */
 const LIMIT = { timeout: 180_000 };
@@ -32,7 +34,7 @@ const FOR_LOOP = { foreach: false, fused: false };
 const OPTIONS: readonly StepOptions[] = [{ maxGradNorm: 0.7 }, { gradScale: 3 }, { maxGradNorm: 0.7, gradScale: 0.3 }];
 
 /** Vectors with and without a rest, more than one chunk of a sum, and long enough for blocks that are fetched ahead. */
-const SHAPES: readonly (readonly number[])[] = [[0], [1], [15], [16], [17], [64], [3, 43], [4095], [5, 820], [41_003]];
+const SHAPES: readonly (readonly number[])[] = [[0], [1], [15], [16], [17], [64], [3, 43], [4095], [5, 820], [33_003]];
 
 /** Finite gradients of many magnitudes, subnormal ones among them. */
 function finite(seed: number, n: number, dtype: DType): TypedArray {
@@ -49,7 +51,7 @@ function copyOf(grad: Grad): Grad {
 }
 
 /** The step as it would be made without the options: on copies that are multiplied and clipped. Returns the norm. */
-function separately(optimizer: Optimizer, { maxGradNorm, gradScale }: StepOptions): number {
+function separately(optimizer: Any, { maxGradNorm, gradScale }: StepOptions): number {
   const params = optimizer.paramGroups.flatMap((group) => group.params), grads = params.map((p) => p.grad);
   for (const p of params) p.grad = copyOf(p.grad);
   const given = params.filter((p) => p.grad !== null);
@@ -66,7 +68,7 @@ function separately(optimizer: Optimizer, { maxGradNorm, gradScale }: StepOption
 }
 
 /** Parameters and state. */
-function everything(optimizer: Optimizer): TypedArray[] {
+function everything(optimizer: Any): TypedArray[] {
   return optimizer.paramGroups.flatMap((group) => group.params).flatMap((p) => {
     return [p.data, ...Object.values(optimizer.state.get(p) ?? {}).flatMap(arraysOf)];
   });
@@ -79,10 +81,10 @@ function assertSame(actual: TypedArray[], expected: TypedArray[], dtype: DType, 
 
 /** Makes an optimizer over `makeParams()`, steps it three times with `gradOf`, and returns what there is then, and the norms. */
 function train(
-  make: (params: Parameter[]) => Optimizer,
+  make: (params: Parameter[]) => Any,
   makeParams: () => Parameter[],
   gradOf: (p: Parameter, i: number, t: number) => Grad,
-  step: (optimizer: Optimizer) => number,
+  step: (optimizer: Any) => number,
 ): { found: TypedArray[]; norms: number[] } {
   const params = makeParams(), optimizer = make(params), norms: number[] = [];
   for (let t = 0; t < 3; t++) {
@@ -98,7 +100,7 @@ function train(
 }
 
 /** A step in one call; returns the norm. */
-const together = (options: StepOptions) => (optimizer: Optimizer): number => {
+const together = (options: StepOptions) => (optimizer: Any): number => {
   optimizer.step(null, options);
   const { skipped, gradNorm, clipCoefficient } = optimizer.lastStep!;
   assert(!skipped, "a step was skipped");
@@ -113,25 +115,26 @@ function compare(
   dtype: DType,
   makeParams: () => Parameter[],
   gradOf: (p: Parameter, i: number, t: number) => Grad,
+  options: readonly StepOptions[] = OPTIONS,
 ): void {
   const native = bestBackend(), best = native.isa, threads = getNumThreads();
-  assert(native.name.endsWith("-ffi"), "the native library is not in use");
-  const run = (options: Record<string, unknown>, step: (optimizer: Optimizer) => number) => {
+  assertCompiled(native);
+  const run = (options: Record<string, unknown>, step: (optimizer: Any) => number) => {
     return train((params) => new make(params, { ...variant, ...options }), makeParams, gradOf, step);
   };
   try {
-    for (const options of OPTIONS) {
-      const expected = run(FOR_LOOP, (optimizer) => separately(optimizer, options));
+    for (const given of options) {
+      const expected = run(FOR_LOOP, (optimizer) => separately(optimizer, given));
       const check = (chosen: Record<string, unknown>, where: string) => {
-        const { found, norms } = run(chosen, together(options));
-        const what = `${JSON.stringify({ ...variant, ...chosen, ...options })} ${where}`;
+        const { found, norms } = run(chosen, together(given));
+        const what = `${JSON.stringify({ ...variant, ...chosen, ...given })} ${where}`;
         assertEquals(norms, expected.norms, what);
         assertSame(found, expected.found, dtype, what);
       };
       check(FOR_LOOP, "in TypeScript");
       for (const isa of isas(native)) {
         native.setIsa(isa);
-        for (const n of [1, 2, 5]) {
+        for (const n of isa === best ? [1, 2, 5] : [2]) {
           setNumThreads(n);
           native.setGrain(64); // even little work goes to all threads
           check({ fused: true }, `${isa}, ${n} threads`);
@@ -158,9 +161,12 @@ for (const { name, make, variants } of ROWS) {
   for (const dtype of DTYPES) {
     test(`${name} unscales and clips with the bits of the separate calls in ${dtype}`, LIMIT, () => {
       for (const variant of [variants[0]!, variants.at(-1)!]) {
-        compare(make, variant, dtype, () => parameters(SHAPES, dtype), (p, i, t) => {
+        const options = variant === variants[0] ? OPTIONS : OPTIONS.slice(2);
+        const makeParams = () => parameters(SHAPES, dtype);
+        const gradOf = (p: Parameter, i: number, t: number) => {
           return t === 1 && i === 5 ? null : finite(50 * t + i, p.size, dtype);
-        });
+        };
+        compare(make, variant, dtype, makeParams, gradOf, options);
       }
     });
   }
@@ -204,7 +210,7 @@ for (const { name, make, variants } of [...ROWS.filter((r) => r.name === "SGD" |
 
 test("a step clips several groups, dtypes and implementations together, in the order of clipGradNorm()", LIMIT, () => {
   const modes = [{ fused: true }, FOR_LOOP, { foreach: true }, { fused: true }];
-  const run = (step: (optimizer: Optimizer) => number) => {
+  const run = (step: (optimizer: Any) => number) => {
     const all = modes.map((_, g) =>
       parameters([[31], [4099], [7]], "float32").map((p, i) => {
         const dtype = DTYPES[(g + i) % 4]!;
@@ -225,7 +231,7 @@ test("a step clips several groups, dtypes and implementations together, in the o
 });
 
 test("gradNorm is the norm of all gradients, unscaled; the coefficient that of torch's formula", () => {
-  const a = new Parameter([0, 0]), b = new Parameter([[0, 0, 0]].flat(), { dtype: "float64" });
+  const a = new Parameter([0, 0]), b = new Parameter([0, 0, 0], { dtype: "float64" });
   a.grad = Float32Array.of(3, -4);
   b.grad = Float64Array.of(12, 0, 0);
   const optimizer = new SGD([{ params: [a] }, { params: [b], lr: 2 }], { lr: 1 });
@@ -233,7 +239,7 @@ test("gradNorm is the norm of all gradients, unscaled; the coefficient that of t
   optimizer.step(null, { maxGradNorm: 2, gradScale: 0.5 });
   const { skipped, gradNorm, clipCoefficient } = optimizer.lastStep!;
   assertEquals([skipped, gradNorm, clipCoefficient], [false, 26, 2 / (26 + 1e-6)]);
-  assertAlmostEquals(b.data[0]!, -2 * 24 * 2 / 26, 1e-6);
+  assertEquals(b.data[0], -2 * (24 * (2 / (26 + 1e-6))));
   optimizer.step(null, { gradScale: 2 });
   assertEquals(optimizer.lastStep, { skipped: false, gradNorm: 6.5, clipCoefficient: 1 });
   optimizer.step(null, { maxGradNorm: Infinity });
@@ -247,7 +253,7 @@ test("gradNorm is the norm of all gradients, unscaled; the coefficient that of t
 });
 
 /** Everything that a step may change, as a copy. */
-function snapshot(optimizer: Optimizer): unknown {
+function snapshot(optimizer: Any): unknown {
   const params = optimizer.paramGroups.flatMap((group) => group.params);
   return structuredClone([params.map((p) => [...p.data]), optimizer.stateDict().state, optimizer.stepCount]);
 }
@@ -348,7 +354,7 @@ test("two parameters may have the same gradient: it is counted for each, and mul
   optimizer.step(null, { maxGradNorm: 1 });
   assertEquals(optimizer.lastStep!.gradNorm, Math.SQRT2);
   assertStrictEquals(a.data[0], b.data[0]);
-  assertAlmostEquals(a.data[0]!, -Math.SQRT1_2, 1e-6);
+  assertEquals(a.data[0], -Math.fround(1 / (Math.SQRT2 + 1e-6)));
 });
 
 test("step() refuses unknown options, wrong kinds and values out of range by name, and changes nothing", async () => {
@@ -407,7 +413,7 @@ test("a step with options that fails changes nothing, also after others", () => 
       const before = snapshot(optimizer), grad = params[1]!.grad;
       params[1]!.grad = new Float32Array(5);
       assertThrows(() => optimizer.step(null, { maxGradNorm: 1 }), RangeError, "grad of paramGroups[0].params[1]");
-      params[1]!.grad = params[0]!.data.subarray(0, 0).length === 0 ? new Float64Array(4) : null;
+      params[1]!.grad = new Float64Array(4);
       assertThrows(() => optimizer.step(null, { gradScale: 2 }), TypeError, "grad of paramGroups[0].params[1]");
       assertEquals(snapshot(optimizer), before);
       params[1]!.grad = grad;

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
 import { compileOther } from "../ffi/build.ts";
-import { SYMBOLS } from "../ffi/symbols.ts";
+import { ABI_VERSION, SYMBOLS } from "../ffi/symbols.ts";
 import { ROOT } from "./support/runtime.ts";
 
 function inFolder(body: (folder: string) => void): void {
@@ -35,7 +35,7 @@ test("every rule compiles for WebAssembly, with the whole ABI and nothing to imp
     for (const name of Object.keys(SYMBOLS)) assert(exported.includes(name), `${name} is not exported`);
     assertEquals(WebAssembly.Module.imports(module), []);
     const { exports } = new WebAssembly.Instance(module);
-    assertEquals((exports["fs_abi_version"] as () => number)(), 1);
+    assertEquals((exports["fs_abi_version"] as () => number)(), ABI_VERSION);
     for (const name of rules) {
       const memory = new Uint8Array((exports["memory"] as WebAssembly.Memory).buffer);
       const at = memory.length - 64; // beyond everything the module has

@@ -259,7 +259,8 @@ for (const { name, make, real } of TENSOR_ROWS) {
       assert(best.endsWith("-ffi"));
       const [js, same] = await run({ FLATSTEP_BACKEND: "js" }, ["-A"]);
       assertEquals([js, same], ["js", bits]);
-      if (!("Bun" in globalThis)) assertEquals((await run({}, ["--deny-net"]))[1], bits);
+      assertEquals(await run({ FLATSTEP_BACKEND: "wasm" }, ["-A"]), ["wasm", bits]);
+      if (!("Bun" in globalThis)) assertEquals(await run({}, ["--deny-net"]), ["wasm", bits]);
     },
   );
 

@@ -13,7 +13,7 @@ type Class = new (params: optim.Parameter[], options?: Record<string, unknown>) 
 
 /** The optimizers that mod.ts exports, in the order of torch's documentation, that is, of the alphabet. */
 function classes(): [string, Class][] {
-  const bases: unknown[] = [optim.ElementwiseOptimizer, optim.TensorwiseOptimizer];
+  const bases: unknown[] = [optim.ElementwiseOptimizer, optim.TensorwiseOptimizer, optim.QuasiNewton];
   const found = Object.entries(optim).filter(([, value]) =>
     typeof value === "function" && value.prototype instanceof optim.Optimizer && !bases.includes(value)
   );

@@ -1,6 +1,7 @@
 /**
  * Every test, under Deno and under Bun: `deno task test`. Builds the native library first. Arguments (files, `--filter x`)
- * go to `deno test` and `bun test`. Ends with one line that adds up what ran.
+ * go to `deno test` and `bun test`. The tables of kernels run a second time with the WASM module in the place of the native
+ * library. Ends with one line that adds up what ran.
  *
  * @module
  */
@@ -13,6 +14,11 @@ import { dirname, fromFileUrl, join } from "@std/path";
 import { build, hostTarget } from "../ffi/build.ts";
 
 const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
+
+/** What compares compiled code with TypeScript and with torch: run with FLATSTEP_BACKEND=wasm too. */
+const TABLES: readonly string[] = [
+  ..."kernels tensors vectors foreach sparse sparse_tensor golden memory step_options clip_grad swa".split(" "),
+].map((name) => `tests/${name}_test.ts`);
 
 interface Counts {
   passed: number;
@@ -42,9 +48,17 @@ export function findBun(): string {
 }
 
 /** Runs a command, shows what it prints, and returns it with the exit status. */
-function run(command: string, args: readonly string[]): Promise<{ status: number; text: string }> {
+function run(
+  command: string,
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<{ status: number; text: string }> {
   return new Promise((resolve) => {
-    const child = spawn(command, [...args], { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(command, [...args], {
+      cwd: ROOT,
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, ...env },
+    });
     let text = "";
     for (const stream of ["stdout", "stderr"] as const) {
       child[stream].on("data", (data) => {
@@ -86,11 +100,14 @@ async function main(args: readonly string[]): Promise<void> {
   build(hostTarget(), { log: (text) => console.error(text) });
   const deno = "Deno" in globalThis && !("Bun" in globalThis) ? process.execPath : "deno";
   const files = args.length > 0 ? args : ["tests/"];
-  const suites: [string, string, string[], (text: string) => Counts | null][] = [
+  const suites: [string, string, string[], (text: string) => Counts | null, Record<string, string>?][] = [
     ["deno test", deno, ["test", "-A", "--quiet", ...files], readDeno],
     ["bun test", findBun(), ["test", "--timeout", "180000", ...args], readBun],
   ];
   if (args.length === 0) {
+    const env = { FLATSTEP_BACKEND: "wasm" };
+    suites.push(["deno test, WASM", deno, ["test", "-A", "--quiet", ...TABLES], readDeno, env]);
+    suites.push(["bun test, WASM", findBun(), ["test", "--timeout", "180000", ...TABLES], readBun, env]);
     suites.push(["the documentation's examples", deno, [
       "test",
       "-A",
@@ -103,9 +120,9 @@ async function main(args: readonly string[]): Promise<void> {
     suites.push(["the C core under sanitizers", "bash", [join("tests", "native", "run.sh")], readPlain]);
   }
   const total: Counts = { passed: 0, failed: 0, skipped: 0 }, lines: string[] = [];
-  for (const [name, command, commandArgs, read] of suites) {
+  for (const [name, command, commandArgs, read, env] of suites) {
     console.log(`\n--- ${name}`);
-    const { status, text } = await run(command, commandArgs);
+    const { status, text } = await run(command, commandArgs, env);
     const counts = read(text) ?? { passed: 0, failed: 1, skipped: 0 };
     if (status !== 0 && counts.failed === 0) counts.failed = 1; // it ended badly without saying why
     for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];

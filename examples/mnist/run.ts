@@ -6,6 +6,7 @@ import {
   getEmaMultiAvgFn,
   load,
   loadModelStateDict,
+  type ModelStateDict,
   OneCycleLR,
   save,
   type SchedulerStateDict,
@@ -19,7 +20,7 @@ import type { History } from "./report.ts";
 /** What a checkpoint has. */
 interface Saved {
   readonly training: Training;
-  readonly model: Parameters<typeof loadModelStateDict>[1];
+  readonly model: ModelStateDict;
   readonly optimizer: StateDict;
   readonly scheduler: SchedulerStateDict;
   readonly averaged: AveragedStateDict;

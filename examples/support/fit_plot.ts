@@ -1,16 +1,19 @@
 import { parse, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
-import { misra1a, type Points } from "./curves.ts";
+import { co2, misra1a, type Points } from "./curves.ts";
 
-/** What is drawn: Misra1a's parameters, and the CO2 series with the fitted values, with and without the season. */
+/** What is drawn: the parameters of both curves, and the CO2 series. */
 export interface Fits {
   readonly misra: Float64Array;
-  readonly co2: Points & { readonly fitted: readonly number[]; readonly trend: readonly number[] };
+  readonly co2: Float64Array;
+  readonly series: Points;
 }
 
 const DATA = "#555555", FIT = "#0072b2", TREND = "#d55e00", RESIDUAL = "#009e73";
 /** The width of a panel across the picture, which is 800 pixels wide with its axis, and of one of two side by side. */
 const WIDE = 712, HALF = 318, HEIGHT = 190;
+/** The year from which on the season is shown. */
+const RECENT = 2015;
 
 /** Draws data, fits and residuals, as an SVG 800 pixels wide. */
 export function drawFits(fits: Fits): Promise<string> {
@@ -24,18 +27,23 @@ const quantitative = (field: string, title: string, domain: readonly [number, nu
   axis: { title },
 });
 
-function specification({ misra, co2 }: Fits): TopLevelSpec {
-  const { points, curve } = misra1a, slopes = new Float64Array(2);
-  const value = (x: number) => curve.at(x, misra, slopes);
+function specification({ misra, co2: b, series }: Fits): TopLevelSpec {
+  const { points } = misra1a, slopes = new Float64Array(b.length);
+  const value = (x: number) => misra1a.curve.at(x, misra, slopes),
+    ppmAt = (year: number) => co2.curve.at(year, b, slopes);
   const samples = Array.from({ length: 81 }, (_, i) => ({ x: 10 * i, y: rounded(value(10 * i)) }));
   const measured = points.x.map((x, i) => ({ x, y: points.y[i]!, residual: rounded(points.y[i]! - value(x)) }));
-  const months = co2.x.map((year, i) => ({
+  const months = series.x.map((year, i) => ({
     year: rounded(year),
-    ppm: co2.y[i]!,
-    fitted: rounded(co2.fitted[i]!),
-    trend: rounded(co2.trend[i]!),
-    residual: rounded(co2.y[i]! - co2.fitted[i]!),
+    ppm: series.y[i]!,
+    trend: rounded(co2.trend(year, b)),
+    residual: rounded(series.y[i]! - ppmAt(year)),
   }));
+  const recent = months.filter(({ year }) => year > RECENT), end = recent.at(-1)!.year;
+  const weeks = Array.from({ length: Math.floor((end - RECENT) * 52) + 1 }, (_, i) => {
+    const year = RECENT + i / 52;
+    return { year: rounded(year), fitted: rounded(ppmAt(year)), trend: rounded(co2.trend(year, b)) };
+  });
 
   const zero = { data: { values: [{ zero: 0 }] }, mark: { type: "rule" as const, color: "#999999" } };
   const zeroLine = { ...zero, encoding: { y: { field: "zero", type: "quantitative" as const } } };
@@ -44,9 +52,10 @@ function specification({ misra, co2 }: Fits): TopLevelSpec {
     return { type: "line" as const, color, strokeWidth, strokeJoin: "round" as const };
   };
   const x = quantitative("x", "x", [0, 800]), y = quantitative("y", "y", [0, 90]);
-  const years = quantitative("year", "year", [1957, 2021]), lately = quantitative("year", "year", [2014.9, 2020.6]);
+  const years = quantitative("year", "year", [1957, 2021]),
+    lately = quantitative("year", "year", [RECENT - 0.1, 2020.6]);
   const ppm = (field: string, domain: readonly [number, number]) => quantitative(field, "CO₂, ppm", domain);
-  const all = [310, 420] as const, late = [395, 420] as const, recent = months.filter(({ year }) => year > 2015);
+  const all = [310, 420] as const, late = [395, 420] as const;
   return {
     background: "white",
     padding: { left: 12, right: 16, top: 12, bottom: 12 },
@@ -86,13 +95,13 @@ function specification({ misra, co2 }: Fits): TopLevelSpec {
           { data: { values: months }, mark: line(DATA, 1), encoding: { x: years, y: ppm("ppm", all) } },
           { data: { values: months }, mark: line(TREND, 2), encoding: { x: years, y: ppm("trend", all) } },
         ]),
-        panel("The last years, and the season of the fit", HALF, HEIGHT, [
-          { data: { values: recent }, mark: line(TREND, 2), encoding: { x: lately, y: ppm("trend", late) } },
-          { data: { values: recent }, mark: line(FIT, 2), encoding: { x: lately, y: ppm("fitted", late) } },
+        panel("The last years, with the season", HALF, HEIGHT, [
+          { data: { values: weeks }, mark: line(TREND, 2), encoding: { x: lately, y: ppm("trend", late) } },
+          { data: { values: weeks }, mark: line(FIT, 2), encoding: { x: lately, y: ppm("fitted", late) } },
           { data: { values: recent }, mark: dots(DATA), encoding: { x: lately, y: ppm("ppm", late) } },
         ]),
       ),
-      panel("Residuals: without the season", WIDE, 110, [
+      panel("Residuals", WIDE, 110, [
         zeroLine,
         {
           data: { values: months },

@@ -123,7 +123,7 @@ export class Mlp implements Module {
   readonly first: Linear;
   readonly norm: BatchNorm;
   readonly second: Linear;
-  private hidden: Float64Array = new Float64Array();
+  private activations: Float64Array = new Float64Array();
 
   constructor(readonly inputs: number, readonly hidden: number, readonly outputs: number, random: Random) {
     this.first = new Linear(inputs, hidden, random);
@@ -157,14 +157,14 @@ export class Mlp implements Module {
   }
 
   forward(inputs: Float64Array): Float64Array {
-    this.hidden = this.norm.forward(this.first.forward(inputs));
-    return this.second.forward(this.hidden.map((x) => x > 0 ? x : 0));
+    this.activations = this.norm.forward(this.first.forward(inputs));
+    return this.second.forward(this.activations.map((x) => x > 0 ? x : 0));
   }
 
   /** From the gradient of the last outputs, that of all parameters. */
   propagate(grad: Float64Array): void {
     const back = this.second.backward(grad);
-    this.first.backward(this.norm.backward(back.map((g, i) => this.hidden[i]! > 0 ? g : 0)));
+    this.first.backward(this.norm.backward(back.map((g, i) => this.activations[i]! > 0 ? g : 0)));
   }
 
   /** The mean loss of a batch; sets the gradients of all parameters. */

@@ -7,7 +7,17 @@
 import { FileWriter } from "./file.ts";
 import type { Platform } from "./platform.ts";
 
-let count = 0;
+/** A file whose save has not written for so long is no one's any more: its process was killed. */
+const ABANDONED_MS = 3_600_000;
+
+/** Removes what killed saves to the same file have left, so that they do not fill the disk. It does not matter if it fails. */
+async function removeAbandoned(node: Platform, folder: string, prefix: string): Promise<void> {
+  const names = await node.fs.readdir(folder).catch(() => []);
+  for (const name of names.filter((n) => n.startsWith(prefix) && /^\d+-[a-z\d]+\.tmp$/.test(n.slice(prefix.length)))) {
+    const path = node.path.join(folder, name), stat = await node.fs.stat(path).catch(() => null);
+    if (stat && Date.now() - stat.mtimeMs > ABANDONED_MS) await node.fs.rm(path, { force: true }).catch(() => {});
+  }
+}
 
 /**
  * Writes a file next to its place, makes sure that it is on the disk, and puts it into its place by renaming. Where anything
@@ -26,12 +36,14 @@ export async function writeAtomically(
 ): Promise<void> {
   const { fs } = node;
   const target = await fs.realpath(path).catch(() => path); // there is none yet
-  const folder = node.path.dirname(target);
+  const folder = node.path.dirname(target), prefix = `.${node.path.basename(target).slice(0, 100)}.`;
+  await removeAbandoned(node, folder, prefix);
   // two saves to one path at a time have two files; the folder is the same, since only there renaming is atomic
-  const name = `.${node.path.basename(target).slice(0, 100)}.${node.pid}-${Date.now().toString(36)}-${count++}.tmp`;
-  const temporary = node.path.join(folder, name);
+  const temporary = node.path.join(folder, `${prefix}${node.pid}-${Math.random().toString(36).slice(2)}.tmp`);
+  const old = await fs.stat(target).catch(() => null);
   const handle = await fs.open(temporary, "wx");
   try {
+    if (old && !node.windows) await fs.chmod(temporary, old.mode & 0o777);
     try {
       const writer = new FileWriter(handle, check);
       await write(writer);
@@ -49,11 +61,14 @@ export async function writeAtomically(
   if (!node.windows) await syncFolder(fs, folder);
 }
 
-/** Makes sure that a folder's names are on the disk. */
+/** Makes sure that a folder's names are on the disk; where that cannot be had the new file is in its place all the same. */
 async function syncFolder(fs: Platform["fs"], folder: string): Promise<void> {
-  const handle = await fs.open(folder, "r");
+  const handle = await fs.open(folder, "r").catch(() => null);
+  if (handle === null) return; // a folder that may be written to and not read
   try {
     await handle.sync();
+  } catch (error) {
+    if (!["EINVAL", "ENOTSUP", "EISDIR", "EBADF", "EPERM"].includes((error as { code: string }).code)) throw error;
   } finally {
     await handle.close();
   }

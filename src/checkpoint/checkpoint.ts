@@ -6,7 +6,7 @@
 
 import { show } from "../errors.ts";
 import { writeAtomically } from "./atomic_write.ts";
-import { Broken, checkpointError, CheckpointError } from "./error.ts";
+import { Broken, CheckpointError, checkpointError } from "./error.ts";
 import { FileReader, type FileWriter } from "./file.ts";
 import { type PendingSave, pendingSaves } from "./live.ts";
 import { platform } from "./platform.ts";
@@ -78,7 +78,7 @@ export async function save(path: string, content: unknown): Promise<void> {
   try {
     await writeAtomically(await platform(), path, (writer) => format.write(writer, tree.root), check);
   } catch (error) {
-    throw checkpointError(path, error);
+    throw checkpointError(path, error, "it could not be saved");
   } finally {
     pendingSaves.delete(pending);
   }
@@ -114,15 +114,15 @@ export async function save(path: string, content: unknown): Promise<void> {
 export async function load(path: string): Promise<any> {
   const format = formatOf(path);
   try {
-    const { fs } = await platform(), handle = await fs.open(path, "r");
+    const { fs } = await platform();
+    if (!(await fs.stat(path)).isFile()) throw new CheckpointError(path, "it is no file"); // a pipe would never open
+    const handle = await fs.open(path, "r");
     try {
-      const stat = await handle.stat();
-      if (!stat.isFile()) throw new CheckpointError(path, "is no file");
-      return await format.read(new FileReader(handle, stat.size));
+      return await format.read(new FileReader(handle, (await handle.stat()).size));
     } finally {
       await handle.close();
     }
   } catch (error) {
-    throw checkpointError(path, error);
+    throw checkpointError(path, error, "it could not be loaded");
   }
 }

@@ -45,9 +45,9 @@ export function broken(reason: string): never {
   throw new Broken(reason);
 }
 
-/** Any error as a CheckpointError of a path. */
-export function checkpointError(path: string, error: unknown): CheckpointError {
+/** Any error as a CheckpointError of a path; `what` says what has failed where the error is not of ours. */
+export function checkpointError(path: string, error: unknown, what: string): CheckpointError {
   if (error instanceof CheckpointError) return error;
-  if (error instanceof Broken) return new CheckpointError(path, error.message, { cause: error });
-  return new CheckpointError(path, error instanceof Error ? error.message : String(error), { cause: error });
+  const reason = error instanceof Error ? error.message : String(error);
+  return new CheckpointError(path, error instanceof Broken ? reason : `${what}: ${reason}`, { cause: error });
 }

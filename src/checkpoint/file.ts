@@ -11,8 +11,10 @@ import type { Tensor } from "./value.ts";
 /** How much is written or read at a time: large enough to be as fast as the disk, small enough to hear of a change soon. */
 export const CHUNK = 8 << 20;
 
-const SMALL = 64 << 10;
-const WINDOW = 1 << 20;
+const SMALL = 16 << 10;
+/** As much as a record's header may cost on the way to a large tensor. */
+const WINDOW = 64 << 10;
+const GATHERED = 1 << 20;
 
 /** Reads from a file at any place. Small reads are served from a window, since files have many small tensors in a row. */
 export class FileReader {
@@ -74,7 +76,7 @@ export class FileReader {
 export class FileWriter {
   /** Where the next byte goes. */
   position = 0;
-  readonly #buffer = new Uint8Array(WINDOW);
+  readonly #buffer = new Uint8Array(GATHERED);
   #used = 0;
 
   constructor(
@@ -86,7 +88,7 @@ export class FileWriter {
   /** Writes bytes; they may change once this is awaited. */
   async append(bytes: Uint8Array, onChunk?: (chunk: Uint8Array) => void): Promise<void> {
     if (bytes.length <= SMALL) {
-      if (this.#used + bytes.length > WINDOW) await this.flush();
+      if (this.#used + bytes.length > GATHERED) await this.flush();
       this.#buffer.set(bytes, this.#used);
       this.#used += bytes.length;
       this.position += bytes.length;

@@ -13,6 +13,7 @@ import {
   type CheckpointTensor,
   isArrayName,
   MAX_DEPTH,
+  readBigInt,
   setOwn,
   Tensor,
   TENSOR_DTYPES,
@@ -97,8 +98,9 @@ export function decodeTree(json: unknown, tensors: ReadonlyMap<string, Checkpoin
     const [key] = keys, content = value[key!];
     const only = keys.length === 1;
     if (key === "$number" && only && SPECIAL.has(content as string)) return SPECIAL.get(content as string);
-    if (key === "$bigint" && only && typeof content === "string" && /^-?\d{1,100000}$/.test(content)) {
-      return BigInt(content);
+    if (key === "$bigint" && only && typeof content === "string") {
+      const value = readBigInt(content);
+      if (value !== null) return value;
     }
     if (key === "$tensor" && only) return tensor(content);
     if (key === "$array" && keys.length === 2 && isArrayName(value["as"])) {

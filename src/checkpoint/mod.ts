@@ -26,11 +26,11 @@
 export { CheckpointError } from "./error.ts";
 export { load, save } from "./checkpoint.ts";
 export {
-  loadModelStateDict,
   type LoadModelOptions,
   type LoadModelResult,
-  modelStateDict,
+  loadModelStateDict,
   type ModelStateDict,
+  modelStateDict,
   type NamedTensors,
 } from "./model_state.ts";
 export type { CheckpointTensor, TensorArray, TensorDType } from "./value.ts";

@@ -36,6 +36,8 @@ async function importAll(): Promise<Platform> {
     import("node:path"),
     import("node:process"),
   ]);
-  if (typeof zlib.crc32 !== "function") throw new TypeError("checkpoints need crc32() of node:zlib: Node 22.2 or newer");
+  if (typeof zlib.crc32 !== "function") {
+    throw new TypeError("checkpoints need crc32() of node:zlib: Node 22.2 or newer");
+  }
   return { fs, zlib, path, windows: process.platform === "win32", pid: process.pid };
 }

@@ -10,15 +10,7 @@
 import { broken } from "./error.ts";
 import type { FileReader, FileWriter } from "./file.ts";
 import { decodeTree, encodeTree, flatTensors } from "./json_tree.ts";
-import {
-  type CheckpointTensor,
-  setOwn,
-  sizeOf,
-  TENSOR_DTYPES,
-  type TensorDType,
-  type Value,
-  viewAs,
-} from "./value.ts";
+import { type CheckpointTensor, setOwn, sizeOf, TENSOR_DTYPES, type TensorDType, type Value, viewAs } from "./value.ts";
 
 /** The longest header that the format's own library reads. */
 const MAX_HEADER = 100_000_000;
@@ -46,7 +38,9 @@ export async function writeSafetensors(writer: FileWriter, root: Value): Promise
   const text = new TextEncoder().encode(`{${parts.join(",")}}`);
   const length = text.length + (-text.length & 7);
   if (length > MAX_HEADER) {
-    throw new RangeError(`the header must be at most ${MAX_HEADER} bytes, got ${length}: the plain values are too many`);
+    throw new RangeError(
+      `the header must be at most ${MAX_HEADER} bytes, got ${length}: the plain values are too many`,
+    );
   }
   const head = new Uint8Array(8 + length).fill(32);
   new DataView(head.buffer).setBigUint64(0, BigInt(length), true);

@@ -15,6 +15,7 @@ import {
   type Dict,
   isTensorDType,
   MAX_DEPTH,
+  MAX_DIGITS,
   ownDType,
   sizeOf,
   Tensor,
@@ -35,6 +36,9 @@ export interface Tree {
 }
 
 type Plain = Record<string, unknown>;
+
+/** A little fewer than the bits of as many digits as may be read. */
+const MAX_BITS = Math.floor((MAX_DIGITS - 2) * Math.log2(10));
 
 /** Whether an object's keys are all there is to it. */
 function isPlain(value: object): boolean {
@@ -135,7 +139,12 @@ export function readTree(content: unknown): Tree {
     if (value === null || typeof value === "boolean" || typeof value === "number" || typeof value === "string") {
       return value;
     }
-    if (typeof value === "bigint") return value;
+    if (typeof value === "bigint") {
+      if (BigInt.asIntN(MAX_BITS, value) !== value) {
+        throw new RangeError(`${where} must have at most ${MAX_DIGITS} digits`);
+      }
+      return value;
+    }
     if (typeof value === "object") {
       const name = arrayNameOf(value);
       if (name !== undefined) return typedArray(value as TensorArray, name, half);

@@ -133,8 +133,8 @@ export function viewAs(name: ArrayName, buffer: ArrayBuffer, byteOffset: number,
       return new Float64Array(buffer, byteOffset, length);
     case "Float32Array":
       return new Float32Array(buffer, byteOffset, length);
-    case "Float16Array":
-      return new Float16Array(buffer, byteOffset, length);
+    case "Float16Array": // where there is none, its bits
+      return new (typeof Float16Array === "undefined" ? Uint16Array : Float16Array)(buffer, byteOffset, length);
     case "BigInt64Array":
       return new BigInt64Array(buffer, byteOffset, length);
     case "BigUint64Array":
@@ -192,6 +192,13 @@ export class Tensor {
 export type Value = null | boolean | number | string | bigint | Tensor | Value[] | Dict;
 /** An object's keys and values. */
 export type Dict = Map<string, Value>;
+
+/** The most digits of a BigInt: reading one takes time that rises with their square. */
+export const MAX_DIGITS = 100_000;
+
+/** A BigInt in decimal; null for other text, or too many digits. */
+export const readBigInt = (text: string): bigint | null =>
+  text.length <= MAX_DIGITS && /^-?\d+$/.test(text) ? BigInt(text) : null;
 
 /** Containers in containers: more than that is refused, so that no recursion can overflow the stack. */
 export const MAX_DEPTH = 500;

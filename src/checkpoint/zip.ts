@@ -159,12 +159,23 @@ const INFLATION_FREE = 64 << 20;
 
 /** Reads an archive, record by record. */
 export class ZipReader {
+  /** Whether there are checksums: torch can be told to write none, and then has zeros in their place. */
+  readonly #hasSums: boolean;
+
   constructor(
     readonly reader: FileReader,
     readonly zlib: Platform["zlib"],
     /** The records by name. */
     readonly entries: ReadonlyMap<string, ZipEntry>,
-  ) {}
+  ) {
+    this.#hasSums = [...entries.values()].some(({ crc }) => crc !== 0);
+  }
+
+  #checkSum({ name, crc }: ZipEntry, found: number): void {
+    if (this.#hasSums && found !== crc) {
+      broken(`its record ${JSON.stringify(name)} is damaged: the checksum is not right`);
+    }
+  }
 
   /** Reads the directory, and checks it against the file. */
   static async open(reader: FileReader, zlib: Platform["zlib"]): Promise<ZipReader> {
@@ -217,12 +228,12 @@ export class ZipReader {
     const into = new Uint8Array(size);
     let crc = 0;
     await this.reader.read(into, start, (chunk) => crc = this.zlib.crc32(chunk, crc));
-    if (crc !== entry.crc) broken(`its record ${JSON.stringify(name)} is damaged: the checksum is not right`);
+    this.#checkSum(entry, crc);
     return into;
   }
 
-  async #inflate({ name, size, stored, crc: expected }: ZipEntry, start: number): Promise<Uint8Array<ArrayBuffer>> {
-    const { reader, zlib } = this, label = `its record ${JSON.stringify(name)}`;
+  async #inflate(entry: ZipEntry, start: number): Promise<Uint8Array<ArrayBuffer>> {
+    const { name, size, stored } = entry, { reader, zlib } = this, label = `its record ${JSON.stringify(name)}`;
     async function* pieces(): AsyncGenerator<Uint8Array> {
       const length = Math.min(CHUNK, 1 << 20);
       for (let at = 0; at < stored; at += length) yield await reader.bytes(start + at, Math.min(length, stored - at));
@@ -244,7 +255,7 @@ export class ZipReader {
       stream.destroy();
     }
     if (length !== size) broken(`${label} is not ${size} bytes long when it is decompressed`);
-    if (crc !== expected) broken(`${label} is damaged: the checksum is not right`);
+    this.#checkSum(entry, crc);
     const into = new Uint8Array(size);
     let at = 0;
     for (const part of parts) {
@@ -274,7 +285,9 @@ async function findDirectory(reader: FileReader): Promise<{ count: number; size:
   let at = length - 22;
   while (at >= 0 && (view.getUint32(at, true) !== END || at + 22 + view.getUint16(at + 20, true) !== length)) at--;
   if (at < 0) broken("it is cut off: the directory of its zip archive is missing");
-  let count = view.getUint16(at + 10, true), size = view.getUint32(at + 12, true), start = view.getUint32(at + 16, true);
+  let count = view.getUint16(at + 10, true),
+    size = view.getUint32(at + 12, true),
+    start = view.getUint32(at + 16, true);
   let before = from + at; // the directory ends here
   if (count === MOST16 || size === MOST32 || start === MOST32) {
     if (before < 20) broken("its directory is broken");
@@ -299,7 +312,9 @@ async function findDirectory(reader: FileReader): Promise<{ count: number; size:
 function readEntry(view: DataView, directory: Uint8Array, at: number, names: number, extra: number): ZipEntry {
   let name: string;
   try {
-    name = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(directory.subarray(at + 46, at + 46 + names));
+    name = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(
+      directory.subarray(at + 46, at + 46 + names),
+    );
   } catch {
     broken("its directory has a name that is not UTF-8");
   }
@@ -307,7 +322,9 @@ function readEntry(view: DataView, directory: Uint8Array, at: number, names: num
   const method = view.getUint16(at + 10, true);
   if (flags & 1) broken(`${label} is encrypted`);
   if (method !== 0 && method !== 8) broken(`${label} is compressed by method ${method}; only deflate (8) is read`);
-  let size = view.getUint32(at + 24, true), stored = view.getUint32(at + 20, true), offset = view.getUint32(at + 42, true);
+  let size = view.getUint32(at + 24, true),
+    stored = view.getUint32(at + 20, true),
+    offset = view.getUint32(at + 42, true);
   const crc = view.getUint32(at + 16, true), end = at + 46 + names + extra;
   for (let e = at + 46 + names; e + 4 <= end;) {
     const id = view.getUint16(e, true), length = view.getUint16(e + 2, true);

@@ -13,6 +13,9 @@
  * - a value or a slope that is not finite is "too far": before any finite trial the step shrinks tenfold, later it is
  *   halved towards the last good point, and such a point is never returned. (torch compares with NaN, which is always
  *   false, and then extrapolates: the step grows fivefold at each trial);
+ * - the lower end of the bracket is one that satisfies the first condition, as in the book. torch takes the lower value: a point
+ *   far out that is a little lower than the start, but not as much as its distance demands, then throws the start out of the
+ *   bracket, and the search closes in on nothing (Moré & Thuente's function 5.1 from a first trial of 1000);
  * - the search ends where the bracket has no number inside it any more, where torch asks for the same point until its
  *   evaluations are used up;
  * - the comparison with the previous trial begins at the second trial, as in the book (torch's begins at the third).
@@ -62,7 +65,7 @@ export function* strongWolfe(start: Point, first: number, options: StrongWolfeOp
   const flat = (p: Point) => Math.abs(p.slope) <= -c2 * start.slope;
   let trials = 0, previous = start, ceiling = Infinity, found = false;
   let p = yield { alpha: first, keep: [] };
-  let ends: [Point, Point] | null = null; // of the bracket; the points themselves, in no order
+  let ends: [Point, Point] | null = null; // of the bracket: the lower one, which satisfies the first condition, and the other
 
   while (trials < maxTrials) {
     let next: number;
@@ -80,7 +83,7 @@ export function* strongWolfe(start: Point, first: number, options: StrongWolfeOp
         break;
       }
       if (p.slope >= 0) {
-        ends = [previous, p];
+        ends = [p, previous];
         break;
       }
       const least = p.alpha + 0.01 * (p.alpha - previous.alpha), most = 10 * p.alpha;
@@ -97,7 +100,7 @@ export function* strongWolfe(start: Point, first: number, options: StrongWolfeOp
     return { point: best, ok: false };
   }
 
-  let [low, high] = ends[0].value <= ends[1].value ? ends : [ends[1], ends[0]], stuck = false;
+  let [low, high] = ends, stuck = false;
   while (trials < maxTrials) {
     const from = Math.min(low.alpha, high.alpha), to = Math.max(low.alpha, high.alpha), width = to - from;
     if (width < tolerance) break;
@@ -115,16 +118,14 @@ export function* strongWolfe(start: Point, first: number, options: StrongWolfeOp
     if (!(at > from && at < to)) break;
     p = yield { alpha: at, keep: [low, high] };
     trials++;
-    if (!isFinitePoint(p)) {
+    if (!isFinitePoint(p) || tooHigh(p) || p.value >= low.value) {
       high = p;
-    } else if (tooHigh(p) || p.value >= low.value) {
-      high = p;
-      if (high.value < low.value) [low, high] = [high, low];
     } else {
       if (flat(p)) return { point: p, ok: true };
       if (p.slope * (high.alpha - low.alpha) >= 0) high = low;
       low = p;
     }
   }
-  return { point: low, ok: false };
+  const best = isFinitePoint(high) && high.value < low.value ? high : low;
+  return { point: best, ok: false };
 }

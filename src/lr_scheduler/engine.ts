@@ -53,6 +53,8 @@ export interface OwnSchedule extends Schedule {
   readonly schema?: Readonly<Record<string, OptionSpec<unknown>>>;
   /** The entries of `state` that have a number for each group. */
   readonly lists?: readonly string[];
+  /** The entries of `state` that torch has in the groups: a state dict of torch's lacks them, and they stay as they are. */
+  readonly inGroups?: readonly string[];
   /** Called when `state` has been loaded. */
   loaded?(): void;
   /** The base of a group, where it is not the group's initial value. */
@@ -328,6 +330,7 @@ export class LeafEngine extends Engine {
     const options: Record<string, unknown> = {};
     for (const key of Object.keys(state)) {
       if (!Object.hasOwn(dict, key)) {
+        if (this.schedule.inGroups?.includes(key)) continue;
         throw new StateDictError(`${key} must be in the state dict of a ${this.owner}, got none`);
       }
       if (schema) checkEntry(schema[key]!, dict[key], key);

@@ -175,6 +175,7 @@ export class OneCycleLR extends LRScheduler {
     const schedule: OwnSchedule = {
       state,
       schema: STATE,
+      inGroups: ["maxLrs", "minLrs", "baseMomentums", "maxMomentums"],
       lists: ["maxLrs", "minLrs", ...(o.cycleMomentum ? ["baseMomentums", "maxMomentums"] : [])],
       usesBase: false,
       at(base, t, group) {

@@ -9,22 +9,21 @@ import { show, StateDictError } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { checkArray } from "./checks.ts";
 import type { FlatParameters } from "./flat.ts";
-import { boolean, type Schema } from "./options.ts";
+import { boolean, oneOf, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import {
   type AcceptedStep,
   checkVector,
+  type Curvature,
   type Direction,
   type Evaluated,
-  oneOf,
   QuasiNewton,
-  type QuasiNewtonOptions,
-  quasiNewtonSchema,
   readCount,
   readNumber,
   readVector,
   type StepWork,
 } from "./quasi_newton.ts";
+import { type QuasiNewtonOptions, quasiNewtonSchema } from "./quasi_newton_options.ts";
 import type { ParameterState } from "./state_dict.ts";
 
 /** The options of {@linkcode BFGS}. */
@@ -58,6 +57,180 @@ const MOST_TRIALS = 24;
 
 /** What the state has beside its counts. */
 const KEYS = ["d", "t", "h", "prevFlatGrad", "prevLoss", "scaled", "hzQ", "hzC"];
+
+/** The inverse Hessian, its updates, and the next direction from them. */
+class InverseHessian implements Curvature<ParamGroup<BFGSOptions>> {
+  /** The direction at a point, where it is known already. */
+  #next: { readonly at: Evaluated; readonly direction: Direction } | null = null;
+  /** Steps since the direction was a product with the matrix. */
+  #carried = 0;
+
+  /** -H g. */
+  direct(work: Work, here: Evaluated, anew: boolean): Direction {
+    const { flat, state } = work;
+    const next = this.#next;
+    this.#next = null;
+    if (state["h"] === undefined || anew) {
+      state["h"] ??= matrix(flat);
+      setIdentity(state["h"] as Numbers, flat.n, 1);
+      state["scaled"] = 0;
+    } else if (state["t"] !== 0 && state["t"] !== undefined) { // a step of which the gradient was not known
+      const s = work.take(), y = work.take(), previous = state["prevFlatGrad"] as Numbers;
+      flat.combine(s, state["d"] as Numbers, { c: state["t"] as number });
+      const sy = flat.combine(y, here.grad, { y: previous, a: -1, z: s }).slope;
+      this.#learn(work, s, y, sy, null);
+      work.give(s);
+      work.give(y);
+    }
+    const previous = state["prevFlatGrad"] as Numbers | undefined;
+    if (previous !== undefined && previous !== here.grad) work.give(previous);
+    state["prevFlatGrad"] = here.grad;
+    state["prevLoss"] = here.loss;
+    state["t"] = 0;
+    if (next !== null && next.at === here && !anew) {
+      const old = state["d"] as Numbers;
+      state["d"] = next.direction.d;
+      work.give(old);
+      return next.direction;
+    }
+    this.#carried = 0;
+    const d = state["d"] as Numbers | undefined ?? work.take();
+    state["d"] = d;
+    flat.backend.packedProduct(flat.n, state["h"] as Numbers, here.grad, d, flat.threads);
+    const { slope, largest } = flat.combine(d, d, { negate: true, z: here.grad });
+    return { d, slope, largest, unscaled: state["scaled"] === 0 };
+  }
+
+  /** Learns from a step, if its gradient is known. */
+  accepted(work: Work, { x, d, t, to }: AcceptedStep): void {
+    const { flat, state } = work;
+    if (to === null) {
+      state["t"] = t;
+      return;
+    }
+    const s = work.take(), y = work.take();
+    flat.read(s); // the step as it was made: in float32 it is not t d
+    flat.combine(s, s, { y: x, a: -1 });
+    const sy = flat.combine(y, to.grad, { y: state["prevFlatGrad"] as Numbers, a: -1, z: s }).slope;
+    this.#learn(work, s, y, sy, { d, to });
+    work.give(s);
+    work.give(y);
+    state["prevFlatGrad"] = to.grad;
+    state["prevLoss"] = to.loss;
+  }
+
+  /**
+   * Updates H by a step s that changed the gradient by y.
+   *
+   * @param carry the direction that the step was made along, and where it led, if the next direction is to be made from it
+   */
+  #learn(
+    { flat, group, state, take, give }: Work,
+    s: Numbers,
+    y: Numbers,
+    curvature: number,
+    carry: { readonly d: Numbers; readonly to: Evaluated } | null,
+  ): void {
+    const { n, backend, threads } = flat, h = state["h"] as Numbers, damp = group.curvature === "damp";
+    let sy = curvature;
+    const yy = flat.dot(y, y), least = flat.epsilon * Math.sqrt(flat.dot(s, s)) * Math.sqrt(yy);
+    const curved = sy > least && sy < Infinity && yy < Infinity;
+    if (!curved && !(damp && yy > 0 && yy < Infinity && sy > -Infinity)) return;
+    const hy = take(), u = take();
+    if (state["scaled"] === 0 && group.scaleInit && curved) {
+      setIdentity(h, n, sy / yy);
+      flat.combine(hy, y, { c: sy / yy });
+      if (carry !== null) flat.combine(carry.d, state["prevFlatGrad"] as Numbers, { negate: true, c: sy / yy }); // what d is with this H
+    } else {
+      backend.packedProduct(n, h, y, hy, threads);
+    }
+    const yHy = flat.dot(y, hy);
+    if (damp && sy < 0.2 * yHy) {
+      const theta = 0.8 * yHy / (yHy - sy);
+      flat.combine(s, s, { c: theta });
+      flat.combine(s, s, { y: hy, a: 1 - theta });
+      sy = flat.dot(s, y);
+    }
+    flat.combine(u, hy, { y: s, a: -0.5 * (1 + yHy / sy), c: 1 / sy });
+    backend.packedUpdate(n, h, u, s, threads);
+    state["scaled"] = 1;
+    if (carry !== null && ++this.#carried < REFRESH) {
+      const g = carry.to.grad, d = take(), su = flat.dot(s, g), ug = flat.dot(u, g);
+      flat.combine(d, carry.d, { y: hy, a: -1 });
+      flat.combine(d, d, { y: u, a: su });
+      const { slope, largest } = flat.combine(d, d, { y: s, a: ug, z: g });
+      if (slope < 0) this.#next = { at: carry.to, direction: { d, slope, largest, unscaled: false } };
+      else give(d);
+    }
+    give(hy);
+    give(u);
+  }
+
+  /** H stays as it is. */
+  stay({ state }: Work, here: Evaluated): void {
+    state["t"] = 0;
+    state["prevFlatGrad"] = here.grad;
+    if (state["nIter"] === 0) { for (const key of KEYS) delete state[key]; }
+  }
+
+  /** Where there is no lower point, the gradient's direction is tried. */
+  restarts(): boolean {
+    return true;
+  }
+
+  /** The first trial is an evaluation, too. */
+  trials(left: number): number {
+    return Math.min(MOST_TRIALS, left - 1);
+  }
+
+  /** Throws unless the state under the first parameter is as it must be. */
+  checkState(state: ParameterState, flat: FlatParameters, first: Parameter): void {
+    this.#next = null;
+    for (const key of ["d", "prevFlatGrad"]) checkVector(state, key, first, flat.n);
+    if (state["h"] !== undefined) checkArray(state["h"], first, "h of the state", flat.n * (flat.n + 1) / 2);
+  }
+
+  /** The state of the first parameter from a state dict's entry, copied and cast. */
+  readState(entry: Readonly<Record<string, unknown>>, p: Parameter, size: number, where: string): ParameterState {
+    const state: ParameterState = {};
+    for (const key of ["funcEvals", "nIter"]) state[key] = readCount(entry[key], `${where}.${key}`);
+    for (const [key, value] of Object.entries(entry)) {
+      if (key === "funcEvals" || key === "nIter") continue;
+      if (!KEYS.includes(key)) {
+        throw new StateDictError(`${where}.${key} is no state of BFGS; it has ${KEYS.join(", ")}`);
+      }
+      if (key === "d" || key === "prevFlatGrad") state[key] = readVector(value, p, size, `${where}.${key}`);
+      else if (key === "h") state[key] = readVector(value, p, size * (size + 1) / 2, `${where}.${key}`);
+      else state[key] = readNumber(value, `${where}.${key}`);
+    }
+    if (state["h"] !== undefined && (state["d"] === undefined || state["prevFlatGrad"] === undefined)) {
+      throw new StateDictError(`${where} must have d and prevFlatGrad where it has h, got ${show(Object.keys(entry))}`);
+    }
+    return state;
+  }
+}
+
+function tooLarge(n: number, bytes: number, why: string): RangeError {
+  return new RangeError(
+    `BFGS of ${n} parameters needs a matrix of ${bytes} bytes, ${why}: use LBFGS, which keeps some vectors instead`,
+  );
+}
+
+/** A packed matrix of zeros. */
+function matrix(flat: FlatParameters): Numbers {
+  const size = flat.n * (flat.n + 1) / 2;
+  try {
+    return flat.vector(size);
+  } catch {
+    throw tooLarge(flat.n, size * (flat.bytes), "which could not be allocated");
+  }
+}
+
+/** H = value I. */
+function setIdentity(h: Numbers, n: number, value: number): void {
+  h.fill(0);
+  for (let i = 0; i < n; i++) h[i * (i + 1) / 2 + i] = value;
+}
 
 /**
  * BFGS: the full inverse Hessian learned from gradients, for smooth functions of up to some thousand parameters whose
@@ -105,11 +278,6 @@ const KEYS = ["d", "t", "h", "prevFlatGrad", "prevLoss", "scaled", "hzQ", "hzC"]
  * ```
  */
 export class BFGS extends QuasiNewton<BFGSOptions> {
-  /** The direction at a point, where it is known already. */
-  #next: { readonly at: Evaluated; readonly direction: Direction } | null = null;
-  /** Steps since the direction was a product with the matrix. */
-  #carried = 0;
-
   /**
    * Makes an optimizer of parameters.
    *
@@ -119,179 +287,12 @@ export class BFGS extends QuasiNewton<BFGSOptions> {
    * @throws {RangeError} for an option out of range, more than one group, a matrix of more than 4 GiB
    */
   constructor(params: ParamsInput<BFGSOptions>, options?: BFGSOptions) {
-    super(params, options, BFGS_SCHEMA, "BFGS");
+    super(params, options, BFGS_SCHEMA, "BFGS", new InverseHessian());
   }
 
   /** Refuses matrices that are too large. */
-  protected override checkSize({ n, epsilon }: FlatParameters): void {
-    const bytes = n * (n + 1) / 2 * (epsilon < 1e-10 ? 8 : 4);
-    if (bytes > MOST_BYTES) throw tooLarge(n, bytes, "more than 4 GiB");
+  protected override checkSize(elements: number, bytes: number): void {
+    const needed = elements * (elements + 1) / 2 * bytes;
+    if (needed > MOST_BYTES) throw tooLarge(elements, needed, "more than 4 GiB");
   }
-
-  /** -H g. */
-  protected override direct({ flat, group, state }: Work, here: Evaluated, anew: boolean): Direction {
-    const next = this.#next;
-    this.#next = null;
-    if (state["h"] === undefined || anew) {
-      state["h"] ??= matrix(flat);
-      setIdentity(state["h"] as Numbers, flat.n, 1);
-      state["scaled"] = 0;
-    } else if (state["t"] !== 0 && state["t"] !== undefined) { // a step of which the gradient was not known
-      const s = this.take(flat), y = this.take(flat), previous = state["prevFlatGrad"] as Numbers;
-      flat.combine(s, state["d"] as Numbers, { c: state["t"] as number });
-      const sy = flat.combine(y, here.grad, { y: previous, a: -1, z: s }).slope;
-      this.#learn({ flat, group, state }, s, y, sy, null);
-      this.give(s);
-      this.give(y);
-    }
-    const previous = state["prevFlatGrad"] as Numbers | undefined;
-    if (previous !== undefined && previous !== here.grad) this.give(previous);
-    state["prevFlatGrad"] = here.grad;
-    state["prevLoss"] = here.loss;
-    state["t"] = 0;
-    if (next !== null && next.at === here && !anew) {
-      const old = state["d"] as Numbers;
-      state["d"] = next.direction.d;
-      this.give(old);
-      return next.direction;
-    }
-    this.#carried = 0;
-    const d = state["d"] as Numbers | undefined ?? this.take(flat);
-    state["d"] = d;
-    flat.backend.packedProduct(flat.n, state["h"] as Numbers, here.grad, d, flat.threads);
-    const { slope, largest } = flat.combine(d, d, { negate: true, z: here.grad });
-    return { d, slope, largest, unscaled: state["scaled"] === 0 };
-  }
-
-  /** Learns from a step, if its gradient is known. */
-  protected override accepted(work: Work, { x, d, t, to }: AcceptedStep): void {
-    const { flat, state } = work;
-    if (to === null) {
-      state["t"] = t;
-      return;
-    }
-    const s = this.take(flat), y = this.take(flat);
-    flat.read(s); // the step as it was made: in float32 it is not t d
-    flat.combine(s, s, { y: x, a: -1 });
-    const sy = flat.combine(y, to.grad, { y: state["prevFlatGrad"] as Numbers, a: -1, z: s }).slope;
-    this.#learn(work, s, y, sy, { d, to });
-    this.give(s);
-    this.give(y);
-    state["prevFlatGrad"] = to.grad;
-    state["prevLoss"] = to.loss;
-  }
-
-  /**
-   * Updates H by a step s that changed the gradient by y.
-   *
-   * @param carry the direction that the step was made along, and where it led, if the next direction is to be made from it
-   */
-  #learn(
-    { flat, group, state }: Work,
-    s: Numbers,
-    y: Numbers,
-    curvature: number,
-    carry: { readonly d: Numbers; readonly to: Evaluated } | null,
-  ): void {
-    const { n, backend, threads } = flat, h = state["h"] as Numbers, damp = group.curvature === "damp";
-    let sy = curvature;
-    const yy = flat.dot(y, y), least = flat.epsilon * Math.sqrt(flat.dot(s, s)) * Math.sqrt(yy);
-    const curved = sy > least && sy < Infinity && yy < Infinity;
-    if (!curved && !(damp && yy > 0 && yy < Infinity && sy > -Infinity)) return;
-    const hy = this.take(flat), u = this.take(flat);
-    if (state["scaled"] === 0 && group.scaleInit && curved) {
-      setIdentity(h, n, sy / yy);
-      flat.combine(hy, y, { c: sy / yy });
-      if (carry !== null) flat.combine(carry.d, state["prevFlatGrad"] as Numbers, { negate: true, c: sy / yy }); // what d is with this H
-    } else {
-      backend.packedProduct(n, h, y, hy, threads);
-    }
-    const yHy = flat.dot(y, hy);
-    if (damp && sy < 0.2 * yHy) {
-      const theta = 0.8 * yHy / (yHy - sy);
-      flat.combine(s, s, { c: theta });
-      flat.combine(s, s, { y: hy, a: 1 - theta });
-      sy = flat.dot(s, y);
-    }
-    flat.combine(u, hy, { y: s, a: -0.5 * (1 + yHy / sy), c: 1 / sy });
-    backend.packedUpdate(n, h, u, s, threads);
-    state["scaled"] = 1;
-    if (carry !== null && ++this.#carried < REFRESH) {
-      const g = carry.to.grad, d = this.take(flat), su = flat.dot(s, g), ug = flat.dot(u, g);
-      flat.combine(d, carry.d, { y: hy, a: -1 });
-      flat.combine(d, d, { y: u, a: su });
-      const { slope, largest } = flat.combine(d, d, { y: s, a: ug, z: g });
-      if (slope < 0) this.#next = { at: carry.to, direction: { d, slope, largest, unscaled: false } };
-      else this.give(d);
-    }
-    this.give(hy);
-    this.give(u);
-  }
-
-  /** H stays as it is. */
-  protected override stay({ state }: Work, here: Evaluated): void {
-    state["t"] = 0;
-    state["prevFlatGrad"] = here.grad;
-    if (state["nIter"] === 0) { for (const key of KEYS) delete state[key]; }
-  }
-
-  /** Where there is no lower point, the gradient's direction is tried. */
-  protected override restarts(): boolean {
-    return true;
-  }
-
-  /** The first trial is an evaluation, too. */
-  protected override trials(left: number): number {
-    return Math.min(MOST_TRIALS, left - 1);
-  }
-
-  /** Throws unless the state under the first parameter is as it must be. */
-  protected override checkState(state: ParameterState, flat: FlatParameters, first: Parameter): void {
-    this.#next = null;
-    for (const key of ["d", "prevFlatGrad"]) checkVector(state, key, first, flat.n);
-    if (state["h"] !== undefined) checkArray(state["h"], first, "h of the state", flat.n * (flat.n + 1) / 2);
-  }
-
-  /** The state of the first parameter from a state dict's entry, copied and cast. */
-  protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
-    const params = this.paramGroups[0]!.params, size = params.reduce((sum, { size }) => sum + size, 0);
-    if (p !== params[0]) throw new StateDictError(`${where}: BFGS keeps its state under the first parameter`);
-    const state: ParameterState = {};
-    for (const key of ["funcEvals", "nIter"]) state[key] = readCount(entry[key], `${where}.${key}`);
-    for (const [key, value] of Object.entries(entry)) {
-      if (key === "funcEvals" || key === "nIter") continue;
-      if (!KEYS.includes(key)) {
-        throw new StateDictError(`${where}.${key} is no state of BFGS; it has ${KEYS.join(", ")}`);
-      }
-      if (key === "d" || key === "prevFlatGrad") state[key] = readVector(value, p, size, `${where}.${key}`);
-      else if (key === "h") state[key] = readVector(value, p, size * (size + 1) / 2, `${where}.${key}`);
-      else state[key] = readNumber(value, `${where}.${key}`);
-    }
-    if (state["h"] !== undefined && (state["d"] === undefined || state["prevFlatGrad"] === undefined)) {
-      throw new StateDictError(`${where} must have d and prevFlatGrad where it has h, got ${show(Object.keys(entry))}`);
-    }
-    return state;
-  }
-}
-
-function tooLarge(n: number, bytes: number, why: string): RangeError {
-  return new RangeError(
-    `BFGS of ${n} parameters needs a matrix of ${bytes} bytes, ${why}: use LBFGS, which keeps some vectors instead`,
-  );
-}
-
-/** A packed matrix of zeros. */
-function matrix(flat: FlatParameters): Numbers {
-  const size = flat.n * (flat.n + 1) / 2;
-  try {
-    return flat.vector(size);
-  } catch {
-    throw tooLarge(flat.n, size * (flat.epsilon < 1e-10 ? 8 : 4), "which could not be allocated");
-  }
-}
-
-/** H = value I. */
-function setIdentity(h: Numbers, n: number, value: number): void {
-  h.fill(0);
-  for (let i = 0; i < n; i++) h[i * (i + 1) / 2 + i] = value;
 }

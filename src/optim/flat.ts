@@ -80,6 +80,11 @@ export class FlatParameters {
     return this.#wide ? new Float64Array(n) : new Float32Array(n);
   }
 
+  /** Bytes of an element. */
+  get bytes(): number {
+    return this.#wide ? 8 : 4;
+  }
+
   /** The unit roundoff's double: the distance from 1 to the next number. */
   get epsilon(): number {
     return this.#wide ? 2 ** -52 : 2 ** -23;
@@ -98,6 +103,11 @@ export class FlatParameters {
   /** out = the parameters. */
   read(out: Numbers): void {
     for (const { param, from } of this.#pieces) out.set(param.data as Numbers, from);
+  }
+
+  /** Whether the parameters are x. */
+  equals(x: Numbers): boolean {
+    return this.#pieces.every(({ param, from }) => (param.data as Numbers).every((v, i) => v === x[from + i]));
   }
 
   /** The parameters = x. */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { addLiveSource, announceChange, type LiveState } from "../checkpoint/live.ts";
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
@@ -150,10 +151,16 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   readonly #loadPost = new Hooks<LoadStateDictPostHook>();
   #busy = false;
   #stepCount = 0;
+  /** Raised when a step begins and when it ends, so that a save notices; odd: within a step, before its hooks. */
+  #changes = 0;
   /** What the step that is being made has to do to gradients; null: nothing. */
   #gradOptions: GradOptions | null = null;
   #result: StepResult | null = null;
   #lastStep: StepResult | null = null;
+
+  static {
+    addLiveSource((object) => object instanceof Optimizer ? object.#live() : undefined);
+  }
 
   /**
    * For subclasses.
@@ -335,7 +342,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       this.#after(args);
       return loss;
     } finally {
-      this.#busy = false;
+      this.#leave();
     }
   }
 
@@ -355,7 +362,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       this.#after(args);
       return loss;
     } finally {
-      this.#busy = false;
+      this.#leave();
     }
   }
 
@@ -386,6 +393,18 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       );
     }
     this.#busy = true;
+    this.#change();
+  }
+
+  #leave(): void {
+    this.#busy = false;
+    if (this.#changes % 2 === 1) this.#change();
+  }
+
+  /** Tells saves that parameters and state change. */
+  #change(): void {
+    this.#changes++;
+    announceChange(() => this.paramGroups.flatMap(({ params }) => params.map(({ data }) => data)));
   }
 
   #before(closure: Closure | AsyncClosure | null | undefined, options: StepOptions | undefined): StepArgs {
@@ -416,6 +435,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   }
 
   #after(args: StepArgs): void {
+    this.#change();
     this.#lastStep = this.#result;
     if (this.#lastStep?.skipped) return;
     this.#stepCount++;
@@ -436,6 +456,17 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       dict = hook(this, dict) ?? dict;
     });
     return dict;
+  }
+
+  /** The state dict as it is saved: of live arrays, unless hooks or a subclass have a say in it. */
+  #live(): LiveState {
+    if (this.#changes % 2 === 1) throw new TypeError("an optimizer must not be saved during its step: await it first");
+    const own = this.#stateDictPre.empty && this.#stateDictPost.empty &&
+      this.stateDict === Optimizer.prototype.stateDict;
+    return {
+      dict: own ? makeStateDict(this.paramGroups, this.state, true) : this.stateDict(),
+      version: () => this.#changes + ((this.state as Partial<StateMap>).version ?? 0),
+    };
   }
 
   /**

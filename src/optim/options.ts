@@ -93,6 +93,27 @@ export const pair = (
   },
 });
 
+/** An integer >= 1. */
+export const count = (fallback: number): OptionSpec<number> => ({
+  default: fallback,
+  check(value, name) {
+    if (typeof value !== "number") throw new TypeError(`${name} must be a number, got ${show(value)}`);
+    if (!Number.isInteger(value) || value < 1) {
+      throw new RangeError(`${name} must be an integer >= 1, got ${show(value)}`);
+    }
+  },
+});
+
+/** One of some strings, or null where that is allowed. */
+export const oneOf = (fallback: string | null, allowed: readonly (string | null)[]): OptionSpec<unknown> => ({
+  default: fallback,
+  check(value, name) {
+    if (allowed.includes(value as string | null)) return;
+    const what = `${name} must be one of ${allowed.map((x) => show(x)).join(", ")}, got ${show(value)}`;
+    throw typeof value === "string" ? new RangeError(what) : new TypeError(what);
+  },
+});
+
 /** Decay rates: two numbers >= 0 and < 1. */
 export const betas = (fallback: readonly [number, number]): OptionSpec<readonly [number, number]> =>
   pair(fallback, (x) => x >= 0 && x < 1, ">= 0 and < 1");

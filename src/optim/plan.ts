@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { Backend, Job } from "../../ffi/backend.ts";
+import type { Backend, Job, StateMemory } from "../../ffi/backend.ts";
 import { allocate, type DType, type TypedArray, writeFrom } from "../dtype.ts";
 import { show } from "../errors.ts";
 import type { WrittenMemory } from "../memory.ts";
@@ -98,6 +98,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #rows = 0;
   #hypers: Float64Array;
   #steady: SteadyState | null = null;
+  /** Where new state is made; undefined until there is some. */
+  #memory: StateMemory | null | undefined = undefined;
   /** What sparse gradients are multiplied by, one factor after the other. */
   #factors: readonly number[] = NO_FACTORS;
 
@@ -369,7 +371,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       for (const key of keys) {
         let tensor = slot.state[key] as TypedArray | undefined;
         if (tensor === undefined) {
-          tensor = allocate(p.dtype, p.size, p.data);
+          tensor = this.#newTensor(slot, keys.indexOf(key));
           const fill = this.update.fill?.(this.group, key) ?? 0;
           fillTensor(tensor, p.dtype, fill);
           fresh ??= { entry: false, tensors: {} };
@@ -395,6 +397,15 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     }
     job.setFlags(row, fresh === null ? this.#flags : this.#flags | this.update.freshFlags);
     slot.bound = true;
+  }
+
+  /** A state tensor of zeros, where the backend likes it to be. */
+  #newTensor({ param: p }: Slot, key: number): TypedArray {
+    if (this.#memory === undefined) {
+      const without = this.#params.filter((p) => !this.state.has(p));
+      this.#memory = this.backend.stateMemory?.(without, this.#tensors.length) ?? null;
+    }
+    return this.#memory?.allocate(key, p.dtype, p.size, p.data) ?? allocate(p.dtype, p.size, p.data);
   }
 
   /** New state becomes part of the optimizer's. */

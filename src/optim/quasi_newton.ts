@@ -16,7 +16,8 @@ import type { Parameter } from "../parameter.ts";
 import { checkArray } from "./checks.ts";
 import { checkLoss, FlatParameters } from "./flat.ts";
 import { type AsyncClosure, type Closure, Optimizer } from "./optimizer.ts";
-import { nonNegative, type OptionSpec, readOptions, type Schema } from "./options.ts";
+import { type OptionSpec, readOptions, type Schema } from "./options.ts";
+import type { QuasiNewtonOptions } from "./quasi_newton_options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { type ParameterState, readTensor } from "./state_dict.ts";
 
@@ -34,7 +35,7 @@ export interface QuasiNewtonResult {
   /**
    * Why it ended: the gradient is small enough, or the step, the change of the loss or the slope; so many iterations or
    * evaluations were made; the line search found no lower point, from the gradient's direction either; the loss or a gradient
-   * was not finite where the step began, or at every point that was tried.
+   * was not finite where the step began, or kept the search from a lower point.
    */
   readonly reason: StopReason;
   /** Iterations of this step. */
@@ -45,69 +46,6 @@ export interface QuasiNewtonResult {
   readonly loss: number;
   /** The largest magnitude in the gradient that belongs to it. */
   readonly gradNorm: number;
-}
-
-/** How a step is searched for along a direction. */
-export type LineSearchFn = "strong_wolfe" | "hager_zhang";
-
-/** The options that LBFGS and BFGS have both. */
-export interface QuasiNewtonOptions {
-  /** The first trial step is lr, and lr times the step itself without a line search; >= 0, default 1. */
-  lr?: number;
-  /** At most so many iterations a step, an integer >= 1; default 20. */
-  maxIter?: number;
-  /** At most so many evaluations a step, an integer >= 1; null (the default): maxIter * 5 / 4, rounded down. */
-  maxEval?: number | null;
-  /** A step ends where no gradient's magnitude is above this; >= 0, default 1e-7; 0 switches it off. */
-  toleranceGrad?: number;
-  /** A step ends where parameters or the loss change by no more than this; >= 0, default 1e-9; 0 switches it off. */
-  toleranceChange?: number;
-  /** How the step's length is found: null takes lr as it is. */
-  lineSearchFn?: LineSearchFn | null;
-  /** Maximizes the objective instead of minimizing it; default false. */
-  maximize?: boolean;
-}
-
-/** An integer >= 1. */
-export const count = (fallback: number): OptionSpec<number> => ({
-  default: fallback,
-  check(value, name) {
-    if (typeof value !== "number") throw new TypeError(`${name} must be a number, got ${show(value)}`);
-    if (!Number.isInteger(value) || value < 1) {
-      throw new RangeError(`${name} must be an integer >= 1, got ${show(value)}`);
-    }
-  },
-});
-
-/** One of some strings, or null where that is allowed. */
-export const oneOf = (fallback: string | null, allowed: readonly (string | null)[]): OptionSpec<unknown> => ({
-  default: fallback,
-  check(value, name) {
-    if (allowed.includes(value as string | null)) return;
-    const what = `${name} must be one of ${allowed.map((x) => show(x)).join(", ")}, got ${show(value)}`;
-    throw typeof value === "string" ? new RangeError(what) : new TypeError(what);
-  },
-});
-
-/** The options' checks, with a default for the line search. */
-export function quasiNewtonSchema(lineSearchFn: LineSearchFn | null): Schema<QuasiNewtonOptions> {
-  return {
-    lr: nonNegative(1),
-    maxIter: count(20),
-    maxEval: {
-      default: null,
-      check: (value, name) => value === null ? undefined : count(1).check(value, name),
-    },
-    toleranceGrad: nonNegative(1e-7),
-    toleranceChange: nonNegative(1e-9),
-    lineSearchFn: oneOf(lineSearchFn, [null, "strong_wolfe", "hager_zhang"]),
-    maximize: {
-      default: false,
-      check(value, name) {
-        if (typeof value !== "boolean") throw new TypeError(`${name} must be a boolean, got ${show(value)}`);
-      },
-    },
-  };
 }
 
 /** A point that the closure was called at. The loss is the one to be minimized. */
@@ -141,6 +79,10 @@ export interface StepWork<Group> {
   readonly group: Group;
   /** What is kept under the first parameter. */
   readonly state: ParameterState;
+  /** A vector whose contents are anything. */
+  take(): Numbers;
+  /** A vector that is not needed any more. */
+  give(vector: Numbers): void;
 }
 
 /** A step that has been made. */
@@ -154,12 +96,34 @@ export interface AcceptedStep {
   readonly to: Evaluated | null;
 }
 
+/** What a class knows of the curvature: it makes directions, and learns from steps. */
+export interface Curvature<Group> {
+  /**
+   * The direction at an evaluated point.
+   *
+   * @param anew whether what is known of the curvature is to be forgotten first
+   */
+  direct(work: StepWork<Group>, here: Evaluated, anew: boolean): Direction;
+  /** A step has been made. */
+  accepted(work: StepWork<Group>, step: AcceptedStep): void;
+  /** A step has not been made: the parameters are where `here` is, and the next direction has nothing to learn from it. */
+  stay(work: StepWork<Group>, here: Evaluated): void;
+  /** Whether to begin anew with the gradient's direction where there is no lower point. */
+  restarts(group: Group): boolean;
+  /** How many trials a search may make after its first one, where so many evaluations are left. */
+  trials(left: number): number;
+  /** Called when a step begins: throws unless the state under the first parameter is as it must be. */
+  checkState(state: ParameterState, flat: FlatParameters, first: Parameter): void;
+  /** The state from a state dict's entry, copied and cast; `size` is the elements of all parameters. */
+  readState(entry: Readonly<Record<string, unknown>>, first: Parameter, size: number, where: string): ParameterState;
+}
+
 /** How far a search went, and what is known there: 0 where there was no lower point. */
 interface Reached {
   readonly t: number;
   readonly to: Evaluated | null;
-  /** Whether any point that was tried was finite. */
-  readonly finite: boolean;
+  /** Whether a point that was tried was not finite. */
+  readonly blocked: boolean;
 }
 
 /** Hager & Zhang: how much of the average of |f| is forgotten at a step, and how much of it is taken for rounding. */
@@ -170,6 +134,7 @@ const finite = (e: Evaluated): boolean => Number.isFinite(e.loss) && Number.isFi
 /** The base of LBFGS and BFGS. */
 export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Optimizer<Options> {
   readonly #owner: string;
+  readonly #curvature: Curvature<ParamGroup<Options>>;
   #lastResult: QuasiNewtonResult | null = null;
   /** Vectors that nothing refers to. */
   #free: Numbers[] = [];
@@ -180,6 +145,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     options: Options | undefined,
     schema: Schema<Options>,
     owner: string,
+    curvature: Curvature<ParamGroup<Options>>,
   ) {
     const given = options === undefined ? {} : readOptions(options, schema, owner, false);
     const specs = Object.entries<OptionSpec<unknown>>(schema);
@@ -188,6 +154,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     defaults["maxEval"] ??= Math.floor(defaults["maxIter"] as number * 5 / 4);
     super(params, defaults as Required<Options>, schema);
     this.#owner = owner;
+    this.#curvature = curvature;
   }
 
   /** What became of the last step; null before the first. */
@@ -201,11 +168,12 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     if (groups.length > 1) {
       throw new RangeError(`${owner} takes one param group, got ${groups.length}: its curvature joins all parameters`);
     }
-    this.checkSize(new FlatParameters(owner, groups[0]!));
+    const { n, bytes } = new FlatParameters(owner, groups[0]!);
+    this.checkSize(n, bytes);
   }
 
-  /** Throws if there are too many parameters. */
-  protected checkSize(_flat: FlatParameters): void {}
+  /** Throws if there are too many parameters: so many elements, of so many bytes each. */
+  protected checkSize(_elements: number, _bytes: number): void {}
 
   /** The inside of `step()`. */
   protected override runStep(closure: Closure | null | undefined): number {
@@ -255,49 +223,17 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     );
   }
 
-  /**
-   * The direction at an evaluated point.
-   *
-   * @param anew whether what is known of the curvature is to be forgotten first
-   */
-  protected abstract direct(work: StepWork<ParamGroup<Options>>, here: Evaluated, anew: boolean): Direction;
-
-  /** A step has been made. */
-  protected abstract accepted(work: StepWork<ParamGroup<Options>>, step: AcceptedStep): void;
-
-  /** A step has not been made: the parameters are where `here` is, and the next direction has nothing to learn from it. */
-  protected abstract stay(work: StepWork<ParamGroup<Options>>, here: Evaluated): void;
-
-  /** Whether to begin anew with the gradient's direction where there is no lower point. */
-  protected abstract restarts(group: ParamGroup<Options>): boolean;
-
-  /** How many trials a search may make after its first one, where so many evaluations are left. */
-  protected abstract trials(left: number): number;
-
-  /** Throws unless the state under the first parameter is as it must be. */
-  protected abstract checkState(state: ParameterState, flat: FlatParameters, first: Parameter): void;
-
-  /** A vector whose contents are anything. */
-  protected take(flat: FlatParameters): Numbers {
-    return this.#free.pop() ?? flat.vector();
-  }
-
-  /** A vector that is not needed any more. */
-  protected give(vector: Numbers): void {
-    this.#free.push(vector);
-  }
-
   *#evaluate(work: StepWork<ParamGroup<Options>>, d: Numbers | null): Asking<Evaluated> {
     const loss = yield;
     checkLoss(loss);
     const { flat, state, group } = work, maximize = group.maximize === true;
-    const grad = this.take(flat);
+    const grad = work.take();
     try {
       const { slope, largest } = flat.gather(grad, maximize, d);
       state["funcEvals"] = (state["funcEvals"] as number) + 1;
       return { loss: maximize ? -loss : loss, grad, gradNorm: largest, slope };
     } catch (error) {
-      this.give(grad);
+      work.give(grad);
       throw error;
     }
   }
@@ -306,12 +242,12 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
   *#fixed(work: StepWork<ParamGroup<Options>>, x: Numbers, d: Numbers, t: number, left: number): Asking<Reached> {
     const { flat } = work;
     flat.move(x, t, d);
-    if (left === 0) return { t, to: null, finite: true };
+    if (left === 0) return { t, to: null, blocked: false };
     for (let used = 1;; used++) {
       const to = yield* this.#evaluate(work, null);
-      if (finite(to)) return { t, to, finite: true };
-      this.give(to.grad);
-      if (used >= left) return { t: 0, to: null, finite: false };
+      if (finite(to)) return { t, to, blocked: used > 1 };
+      work.give(to.grad);
+      if (used >= left) return { t: 0, to: null, blocked: true };
       t *= 0.1;
       flat.move(x, t, d);
     }
@@ -327,7 +263,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     left: number,
   ): Asking<Reached> {
     const { flat, group, state } = work, { d, slope, largest } = direction;
-    const start: Point = { alpha: 0, value: from.loss, slope }, maxTrials = this.trials(left);
+    const start: Point = { alpha: 0, value: from.loss, slope }, maxTrials = this.#curvature.trials(left);
     let search: Search, q = 0, c = 0;
     if (group.lineSearchFn === "hager_zhang") {
       q = 1 + HZ_DECAY * ((state["hzQ"] as number | undefined) ?? 0);
@@ -338,12 +274,12 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
       search = strongWolfe(start, t, { maxTrials, tolerance: group.toleranceChange as number / largest });
     }
     const known = new Map<Point, Evaluated>();
-    let at = 0, seen = false;
+    let at = 0, blocked = false;
     const drop = (keep: readonly Point[]) => {
       for (const [point, { grad }] of known) {
         if (keep.includes(point)) continue;
         known.delete(point);
-        this.give(grad);
+        work.give(grad);
       }
     };
     try {
@@ -356,19 +292,19 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         const to = yield* this.#evaluate(work, d);
         const point = { alpha, value: to.loss, slope: finite(to) ? to.slope : NaN };
         known.set(point, to);
-        seen ||= finite(to);
+        blocked ||= !finite(to);
         next = search.next(point);
       }
       const { point }: Found = next.value, to = known.get(point) ?? null;
       if (to !== null) known.delete(point);
       drop([]);
-      if (to === null) return { t: 0, to: null, finite: seen };
+      if (to === null) return { t: 0, to: null, blocked };
       if (at !== point.alpha) flat.move(x, point.alpha, d);
       if (group.lineSearchFn === "hager_zhang") {
         state["hzQ"] = q;
         state["hzC"] = c;
       }
-      return { t: point.alpha, to, finite: true };
+      return { t: point.alpha, to, blocked };
     } catch (error) {
       drop([]);
       throw error;
@@ -377,7 +313,14 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
 
   /** A gradient that belongs to the step, unless the state has it now. */
   #release({ grad }: Evaluated, state: ParameterState): void {
-    if (state["prevFlatGrad"] !== grad) this.give(grad);
+    if (state["prevFlatGrad"] !== grad) this.#free.push(grad);
+  }
+
+  /** A parameter's state from a state dict's entry: the first one has it all. */
+  protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
+    const { params } = this.paramGroups[0]!;
+    if (p !== params[0]) throw new StateDictError(`${where}: ${this.#owner} keeps its state under the first parameter`);
+    return this.#curvature.readState(entry, p, params.reduce((sum, { size }) => sum + size, 0), where);
   }
 
   /** A whole step: asks for evaluations, returns the first loss. */
@@ -391,8 +334,16 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     const like = flat.vector(0);
     this.#free = this.#free.filter((v) => v.length === flat.n && v.constructor === like.constructor);
     const known = this.state.get(first), state: ParameterState = known ?? { funcEvals: 0, nIter: 0 };
-    this.checkState(state, flat, first);
-    const work = { flat, group, state }, sign = group.maximize === true ? -1 : 1;
+    this.#curvature.checkState(state, flat, first);
+    const free = this.#free;
+    const work: StepWork<ParamGroup<Options>> = {
+      flat,
+      group,
+      state,
+      take: () => free.pop() ?? flat.vector(),
+      give: (vector) => void free.push(vector),
+    };
+    const sign = group.maximize === true ? -1 : 1;
     const maxIter = group.maxIter as number, maxEval = group.maxEval as number | null ?? Math.floor(maxIter * 5 / 4);
     const toleranceGrad = group.toleranceGrad as number, toleranceChange = group.toleranceChange as number;
     const lr = group.lr as number;
@@ -409,14 +360,14 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     if (!finite(here)) return end("nonFinite");
     if (here.gradNorm <= toleranceGrad) return end("toleranceGrad");
 
-    const x = this.take(flat);
+    const x = work.take();
     try {
       for (;;) {
         iterations++;
         state["nIter"] = (state["nIter"] as number) + 1;
-        const direction = this.direct(work, here, anew), { d, slope, largest } = direction;
+        const direction = this.#curvature.direct(work, here, anew), { d, slope, largest } = direction;
         const downhill = slope < 0 && slope > -Infinity;
-        if (!downhill && !anew && this.restarts(group)) {
+        if (!downhill && !anew && this.#curvature.restarts(group)) {
           anew = true;
           iterations--;
           state["nIter"] = (state["nIter"] as number) - 1;
@@ -424,8 +375,8 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         }
         const t = direction.unscaled ? Math.min(1, 1 / flat.sumAbs(here.grad)) * lr : lr;
         if (!downhill || slope > -toleranceChange || t === 0) {
-          this.stay(work, here);
-          return end(downhill || !this.restarts(group) ? "toleranceChange" : "lineSearch");
+          this.#curvature.stay(work, here);
+          return end(downhill || !this.#curvature.restarts(group) ? "toleranceChange" : "lineSearch");
         }
         anew = false;
 
@@ -439,25 +390,29 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         } catch (error) {
           flat.write(x);
           state["nIter"] = (state["nIter"] as number) - 1;
-          this.stay(work, from);
+          this.#curvature.stay(work, from);
           this.#release(from, state);
           throw error;
         }
         evaluations += (state["funcEvals"] as number) - before;
 
+        if (reached.to !== null && reached.to.loss === from.loss && flat.equals(x)) { // a step too short to be one
+          work.give(reached.to.grad);
+          reached = { ...reached, t: 0, to: null };
+        }
         if (reached.t === 0) { // there is no lower point
           flat.write(x);
-          if (failures++ === 0 && this.restarts(group) && evaluations < maxEval && iterations < maxIter) {
+          if (failures++ === 0 && this.#curvature.restarts(group) && evaluations < maxEval && iterations < maxIter) {
             anew = true;
             continue;
           }
-          this.stay(work, from);
-          return end(!reached.finite ? "nonFinite" : evaluations >= maxEval ? "maxEval" : "lineSearch");
+          this.#curvature.stay(work, from);
+          return end(reached.blocked ? "nonFinite" : evaluations >= maxEval ? "maxEval" : "lineSearch");
         }
         failures = 0;
         if (reached.to !== null) here = reached.to;
         const change = Math.abs(here.loss - from.loss), moved = reached.t * largest;
-        this.accepted(work, { x, d, t: reached.t, from, to: reached.to });
+        this.#curvature.accepted(work, { x, d, t: reached.t, from, to: reached.to });
         if (reached.to !== null) this.#release(from, state);
 
         if (reached.to !== null && here.gradNorm <= toleranceGrad) return end("toleranceGrad");
@@ -466,7 +421,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         if (moved <= toleranceChange || change < toleranceChange) return end("toleranceChange");
       }
     } finally {
-      this.give(x);
+      work.give(x);
     }
   }
 }

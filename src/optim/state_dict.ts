@@ -79,8 +79,12 @@ interface Group {
   readonly params: readonly Parameter[];
 }
 
-/** A snapshot of groups and state. */
-export function makeStateDict(groups: readonly Group[], state: ReadonlyMap<Parameter, ParameterState>): StateDict {
+/** A snapshot of groups and state; `live`: with the state's own arrays, for a save that copies nothing. */
+export function makeStateDict(
+  groups: readonly Group[],
+  state: ReadonlyMap<Parameter, ParameterState>,
+  live = false,
+): StateDict {
   const dict: StateDict = { state: {}, paramGroups: [] };
   let id = 0;
   for (const group of groups) {
@@ -93,7 +97,7 @@ export function makeStateDict(groups: readonly Group[], state: ReadonlyMap<Param
     const params: number[] = [];
     for (const p of group.params) {
       const entry = state.get(p);
-      if (entry) dict.state[id] = copyState(entry);
+      if (entry) dict.state[id] = live ? entry : copyState(entry);
       params.push(id++);
     }
     dict.paramGroups.push({

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { addLiveSource, announceChange } from "../checkpoint/live.ts";
 import { allocate, readInto, type TypedArray, writeFrom } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
@@ -151,6 +152,14 @@ export class AveragedModel<M extends Module = Module> implements Module {
   readonly #options: Required<AveragedModelOptions>;
   #pairing: Pairing | null = null;
 
+  static {
+    addLiveSource((object) => {
+      if (!(object instanceof AveragedModel) || object.stateDict !== AveragedModel.prototype.stateDict) return undefined;
+      const entries = readTensors(object.module, "the averaged model");
+      return { dict: makeStateDict(object.nAveraged, entries, true), version: () => object.nAveraged };
+    });
+  }
+
   /**
    * Copies a model.
    *
@@ -192,6 +201,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
     const n = this.nAveraged, { avgFn, multiAvgFn } = this.#options;
     if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`nAveraged must be an integer >= 0, got ${show(n)}`);
     const { own, other, groups, copied, ownNorms, otherNorms } = this.#pair(model);
+    announceChange(() => own.arrays);
     if (n === 0) {
       own.arrays.forEach((array, i) => copyBits(array, other.arrays[i]!));
     } else {
@@ -233,6 +243,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
     const { arrays, entries } = other, saved = arrays.map((array) => array.slice());
     const counts = otherNorms.map((norm) => norm.numBatchesTracked);
     const giveBack = () => {
+      announceChange(() => arrays);
       swapped.delete(model);
       entries.forEach((entry, i) => {
         if (entry.param !== null && entry.param.data !== arrays[i]) entry.param.data = arrays[i] as TypedArray;
@@ -241,6 +252,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
       if (!other.holds(model)) restoreReplaced(model, entries, saved);
       otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
     };
+    announceChange(() => arrays);
     swapped.add(model);
     let result: Awaited<T>;
     try {
@@ -303,6 +315,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
    */
   loadStateDict(stateDict: AveragedStateDict): void {
     const entries = readTensors(this.module, "the averaged model"), read = readStateDict(stateDict, entries);
+    announceChange(() => entries.map(arrayOf));
     entries.forEach((entry, i) => copyBits(arrayOf(entry), read.arrays[i]!));
     this.nAveraged = read.nAveraged;
   }

@@ -28,11 +28,12 @@ export interface AveragedStateDict {
   [name: `module.${string}`]: TensorData;
 }
 
-/** A snapshot. */
-export function makeStateDict(nAveraged: number, entries: readonly Entry[]): AveragedStateDict {
+/** A snapshot; `live`: of the arrays themselves, for a save that copies nothing. */
+export function makeStateDict(nAveraged: number, entries: readonly Entry[], live = false): AveragedStateDict {
   const dict: AveragedStateDict = { nAveraged };
   for (const entry of entries) {
-    dict[`module.${entry.name}`] = { dtype: entry.dtype, shape: [...entry.shape], data: arrayOf(entry).slice() };
+    const data = arrayOf(entry);
+    dict[`module.${entry.name}`] = { dtype: entry.dtype, shape: [...entry.shape], data: live ? data : data.slice() };
   }
   return dict;
 }

@@ -97,6 +97,7 @@ export class SWALR extends LRScheduler {
     const schedule: OwnSchedule = {
       state,
       schema: STATE,
+      inGroups: ["swaLrs"],
       lists: ["swaLrs"],
       at(base, t, group) {
         const a = state.annealEpochs === 0 ? 1 : alpha(t);

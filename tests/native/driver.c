@@ -443,7 +443,9 @@ int main(int argc, char **argv) {
     }
     for (uint32_t op = 0; op < FS_REDUCE_OPS; op++) hostile_reduce(op, dtype);
     test_rows(&lend, dtype);
+    test_steps(&lend, dtype);
     test_tensors(&lend, dtype);
+    test_vectors(&lend, dtype);
     for (int k = 0; k < (quick ? 1 : 3); k++) reductions(dtype, lengths, LENGTH_OF(lengths) - quick, 300001, k);
     if (dtype >= FS_BF16 && !quick) conversions(dtype);
   }

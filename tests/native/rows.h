@@ -1,4 +1,4 @@
-/** What driver.c lends rows.c and tensors.c. */
+/** What driver.c lends rows.c, steps.c, tensors.c and vectors.c. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,4 +11,6 @@ typedef struct lent {
 } lent;
 
 void test_rows(const lent *with, uint32_t dtype);
+void test_steps(const lent *with, uint32_t dtype);
 void test_tensors(const lent *with, uint32_t dtype);
+void test_vectors(const lent *with, uint32_t dtype);

@@ -7,9 +7,10 @@
 import type { StateValue, TypedArray } from "../../mod.ts";
 import { isTypedArray } from "../../src/dtype.ts";
 
-/** A state's entry as arrays: of a sparse tensor the values and the indices. */
+/** A state's entry as arrays: of a sparse tensor the values and the indices, of a list each entry's. */
 export function arraysOf(value: StateValue): TypedArray[] {
   if (typeof value === "number") return [Float64Array.of(value)];
+  if (Array.isArray(value)) return value.flatMap((entry: number | TypedArray) => arraysOf(entry));
   return isTypedArray(value) ? [value] : [value.values, Float64Array.from(value.indices)];
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Parameter } from "../../mod.ts";
+import type { Parameter } from "../../mod.ts";
 import type { FunctionData, TestFunction } from "./functions.ts";
 import { plain, typed } from "./golden.ts";
 

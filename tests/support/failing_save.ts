@@ -24,18 +24,18 @@ export interface Failure {
 export async function failToSave(path: string, { first = true } = {}): Promise<Failure> {
   if (first) await save(path, { step: 1 });
   const files = readdirSync(dirname(path)).join();
-  let error: Partial<CheckpointError> = new Error("the save succeeded");
+  let error: Error = new Error("the save succeeded");
   try {
     await save(path, { step: 2, data: new Float32Array(4 << 20).fill(2) });
   } catch (caught) {
-    error = caught as CheckpointError;
+    error = caught as Error;
   }
   return {
     step: (await load(path)).step,
     sameFiles: readdirSync(dirname(path)).join() === files,
     isCheckpointError: error instanceof CheckpointError,
-    path: error.path,
-    message: String(error.message),
+    path: (error as CheckpointError).path,
+    message: error.message,
   };
 }
 

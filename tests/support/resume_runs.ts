@@ -13,6 +13,7 @@ import {
   load,
   loadModelStateDict,
   type LRScheduler,
+  type ModelStateDict,
   Parameter,
   save,
   SparseTensor,
@@ -95,7 +96,7 @@ const AVERAGES = [
 
 /** What a checkpoint of a run holds. */
 interface Saved {
-  readonly model: Parameters<typeof loadModelStateDict>[1];
+  readonly model: ModelStateDict;
   readonly optimizer: optim.StateDict;
   readonly scheduler: optim.SchedulerStateDict;
   readonly averaged: optim.AveragedStateDict;
@@ -262,12 +263,13 @@ function* allRuns(): Generator<Run> {
   }
   yield run("SGD with sparse gradients", TABLES, "sparse", "SGD", { lr: 0.1, momentum: 0.9 });
   yield run("Adagrad with sparse gradients", TABLES, "sparse", "Adagrad", { lr: 0.1 });
-  const SEARCHES = { LBFGS: [null, "strong_wolfe", "hager_zhang"], BFGS: ["strong_wolfe", "hager_zhang"] };
-  for (const [name, searches] of Object.entries(SEARCHES)) {
-    for (const lineSearchFn of searches) {
-      const options = { lr: 0.5, maxIter: 3, lineSearchFn };
-      if (name in optim) yield run(`${name}${inWords(options)}`, ONE_DTYPE, "closure", name, options);
-    }
+  const searching = { lr: 0.5, maxIter: 3 };
+  for (const lineSearchFn of [null, "strong_wolfe", "hager_zhang"]) {
+    const options = { ...searching, historySize: 4, lineSearchFn };
+    yield run(`LBFGS${inWords(options)}`, ONE_DTYPE, "closure", "LBFGS", options);
+  }
+  for (const options of [{}, { lineSearchFn: "hager_zhang" }, { curvature: "damp", scaleInit: false }]) {
+    yield run(`BFGS${inWords(options)}`, ONE_DTYPE, "closure", "BFGS", { ...searching, ...options });
   }
 }
 

@@ -36,6 +36,15 @@ export function otherRuntime(): Runtime | string {
   return { command: stdout.trim(), args: IS_BUN ? ["run", "-A", "--quiet", "--no-prompt"] : [] };
 }
 
+/**
+ * Throws unless compiled code is what the tests run: the native library, or the WASM module where FLATSTEP_BACKEND asks for it
+ * (tools/test.ts runs the tables of kernels a second time with that).
+ */
+export function assertCompiled({ name, why }: { readonly name: string; readonly why?: string | undefined }): void {
+  const expected = process.env["FLATSTEP_BACKEND"] === "wasm" ? "wasm" : IS_BUN ? "bun-ffi" : "deno-ffi";
+  if (name !== expected) throw new Error(`${expected} is not in use, but ${name}: ${why}`);
+}
+
 /** How a program ended, and what it printed. */
 export interface Ended {
   code: number | null;

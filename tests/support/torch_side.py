@@ -98,6 +98,10 @@ def scheduler_case(case):
     scheduler = scheduler_of(case["scheduler"], optimizer)
     scheduler.load_state_dict(saved["scheduler"])
     optimizer.load_state_dict(saved["optimizer"])
+    if case["scheduler"]["type"] == "OneCycleLR":
+        # torch has the rate that the cycle starts from in the groups, flatstep in the scheduler alone
+        for group, base in zip(optimizer.param_groups, scheduler.base_lrs):
+            group["initial_lr"] = base
     step = case["steps"]
     for stage in ("torch", "end"):
         rates = []

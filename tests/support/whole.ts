@@ -8,8 +8,8 @@ import { assert, assertEquals } from "@std/assert";
 import { Adam, Parameter } from "../../mod.ts";
 import { TinyModel } from "./models.ts";
 
-/** Elements of the parameters: some are smaller than a file's page, one is larger than a write. */
-const SIZES = [1, 1000, 300_000];
+/** Elements of the parameters: small ones, whose bytes are gathered, and one that is written by itself. */
+const SIZES = [1, 1000, 100_000];
 
 /** A model and its optimizer, whose numbers are all the step's. */
 export class TrainingState {

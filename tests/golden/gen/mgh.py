@@ -1,6 +1,6 @@
-"""The minima of the Moré-Garbow-Hillstrom problems of tests/support/mgh.ts, in multiple precision: writes tests/golden/mgh.json.
+"""The minima of the Moré-Garbow-Hillstrom problems of tests/support/mgh.ts, in multiple precision, into tests/golden/mgh.json:
 
-    pip install mpmath==1.3.0 scipy==1.17.1 && python3 tools/mgh_minima.py
+    pip install mpmath==1.3.0 scipy==1.17.1 && python3 tests/golden/gen/mgh.py
 
 scipy's BFGS leads from the problem's start to its minimum in float64. From there Newton's method goes on in 120 digits: the
 Jacobian by differences of 1e-60, the Hessian by differences of the gradient, or 2 J'J where the residuals vanish. The residuals
@@ -188,10 +188,11 @@ def main():
         f = mp.mpf(0) if f < mp.mpf("1e-30") else f  # the residuals vanish
         print(f"{number:3} {name}: {mp.nstr(f, 25)}, gradient {mp.nstr(g, 3)}", flush=True)
         rows.append({"number": number, "name": name, "minimum": float(f), "digits": mp.nstr(f, 25)})
-    path = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "mgh.json"
+    path = pathlib.Path(__file__).resolve().parent.parent / "mgh.json"
     lines = ",\n".join(json.dumps(row) for row in rows)
     oracle = json.dumps(f"mpmath {mpmath.__version__}, Newton's method in {mp.dps} digits")
     path.write_text(f'{{ "format": 1, "oracle": {oracle}, "cases": [\n{lines}\n] }}\n')
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+/**
+ * `step(null, { maxGradNorm, gradScale })` against the separate calls, and against torch's, in turn, as ratios:
+ *
+ *     deno run -A bench/clip.ts [--sets=gpt2,1000x1000,10000x64] [--rounds=15]
+ *
+ * Separately: `foreach.mul_` to unscale, `clipGradNorm`, `step()`. Gradients are clipped at every step; with a gradScale below 1
+ * they are the same again after it. torch runs in a child process (peers/torch_clip.py) on as many threads; without it its
+ * columns are left out.
+ *
+ * @module
+ */
+
+import { spawn, spawnSync } from "node:child_process";
+import { loadavg } from "node:os";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { fromFileUrl } from "@std/path";
+import { AdamW, backend, clipGradNorm, foreach, SGD } from "../mod.ts";
+import { type Contender, contender, digits, inTurn, table, timeText } from "./ratios.ts";
+import { makeParameters, SET_NAMES, setNewGradients, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
+
+const PYTHON = "python3";
+/** Milliseconds between turns, until the other's idle threads no longer spin. */
+const PAUSE_MS = 40;
+const SCALE = 0.5, MOST = 1;
+
+/** torch in a child process. */
+function startTorch(): { ask(request: unknown): Promise<Record<string, unknown>>; end(): void } {
+  const script = fromFileUrl(new URL("./peers/torch_clip.py", import.meta.url));
+  const child = spawn(PYTHON, [script], { stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  return {
+    async ask(request) {
+      child.stdin.write(`${JSON.stringify(request)}\n`);
+      const { value, done } = await lines.next();
+      if (done) throw new Error("torch has ended; what it said is above");
+      return JSON.parse(value) as Record<string, unknown>;
+    },
+    end: () => child.stdin.end(),
+  };
+}
+
+/** The steps that are timed, over the same arrays. */
+function stepsOf(rule: "AdamW" | "SGD+momentum", set: ShapeSet): Record<string, () => void> {
+  const params = makeParameters(SHAPE_SETS[set]);
+  setNewGradients(params);
+  const grads = params.map((p) => p.grad as Float32Array);
+  const optimizer = rule === "AdamW" ? new AdamW(params, { lr: 1e-5 }) : new SGD(params, { lr: 1e-5, momentum: 0.9 });
+  return {
+    "all in one": () => optimizer.step(null, { gradScale: SCALE, maxGradNorm: MOST }),
+    "all apart": () => {
+      foreach.mul_(grads, 1 / SCALE);
+      clipGradNorm(params, MOST);
+      optimizer.step();
+    },
+    "clip in one": () => optimizer.step(null, { maxGradNorm: MOST }),
+    "clip apart": () => {
+      clipGradNorm(params, MOST);
+      optimizer.step();
+    },
+    "step": () => optimizer.step(),
+  };
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { sets: { type: "string" }, rounds: { type: "string" } } });
+  const rounds = Number(values.rounds ?? 15);
+  const sets = (values.sets?.split(",") ?? ["gpt2", "1000x1000", "10000x64"]) as ShapeSet[];
+  const wrong = sets.find((set) => !SET_NAMES.includes(set));
+  if (wrong !== undefined || !Number.isSafeInteger(rounds) || rounds < 1) {
+    console.error(`error: --sets must be of ${SET_NAMES.join(", ")}, --rounds an integer >= 1`);
+    process.exit(2);
+  }
+  const { name, isa, threads } = backend(), load = loadavg()[0]!.toFixed(1);
+  const torch = spawnSync(PYTHON, ["-c", "import torch"], { stdio: "ignore" }).status === 0 ? startTorch() : null;
+  const rows: string[][] = [];
+  let version = "absent";
+  try {
+    for (const rule of ["AdamW", "SGD+momentum"] as const) {
+      for (const set of sets) {
+        console.error(`${rule} ${set} …`);
+        const ours = Object.entries(stepsOf(rule, set)).map(([what, step]) => contender(what, step));
+        if (torch !== null) {
+          const setup = { op: "setup", rule, shapes: SHAPE_SETS[set], threads, scale: SCALE, most: MOST };
+          version = (await torch.ask(setup))["torch"] as string;
+        }
+        const peers: Contender[] = torch === null ? [] : ["all", "clip"].map((what) => ({
+          name: `torch ${what}`,
+          turn: async () => (await torch.ask({ op: "turn", name: what }))["ms"] as number,
+        }));
+        const found = await inTurn([...ours, ...peers], rounds, PAUSE_MS);
+        const against = (peer: string, own: string) =>
+          found.has(peer) ? `${digits(found.ratio(peer, own))}x` : "absent";
+        rows.push([
+          rule,
+          set,
+          timeText(found.time("all in one")),
+          against("all apart", "all in one"),
+          against("torch all", "all in one"),
+          timeText(found.time("clip in one")),
+          against("clip apart", "clip in one"),
+          against("torch clip", "clip in one"),
+          timeText(found.time("step")),
+        ]);
+      }
+    }
+  } finally {
+    torch?.end();
+  }
+  console.log(
+    `flatstep (${name}, ${isa}) and torch ${version}, ${threads} threads each, medians over ${rounds} rounds;`,
+  );
+  console.log(
+    `a step in one call, and the times of the separate calls divided by its time; load at the start ${load}.\n`,
+  );
+  const kinds = ["apart", "torch"];
+  console.log(
+    table(["rule", "shapes", "unscale, clip, step", ...kinds, "clip, step", ...kinds, "step alone"], rows),
+  );
+}
+
+if (import.meta.main) await main();
