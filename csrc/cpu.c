@@ -99,7 +99,9 @@ static const fs_kernel kernels[][FS_ISAS][FS_DTYPES] = {
 #else
 #define FS_EACH_ISA(of) of(base)
 #endif
+#define FS_SCALERS(isa) {fs_scaler_f32_##isa, fs_scaler_f64_##isa, fs_scaler_bf16_##isa, fs_scaler_f16_##isa}
 static const fs_chunk chunks[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_CHUNKS)};
+static const fs_scaler scalers[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_SCALERS)};
 static const fs_tensor_kernels *const tensor_kernels[FS_ISAS][FS_DTYPES] = {FS_EACH_ISA(FS_TENSORS)};
 static const fs_matmul_kernels *const matmul_kernels[FS_ISAS][2] = {FS_EACH_ISA(FS_MATMULS)};
 static const fs_vector_kernels *const vector_kernels[FS_ISAS][2] = {FS_EACH_ISA(FS_VECTORS)};
@@ -135,6 +137,7 @@ static uint32_t current_isa(void) {
 
 fs_kernel fs_kernel_of(uint32_t rule, uint32_t dtype) { return kernels[rule][current_isa()][dtype]; }
 fs_chunk fs_chunk_of(uint32_t dtype) { return chunks[current_isa()][dtype]; }
+fs_scaler fs_scaler_of(uint32_t dtype) { return scalers[current_isa()][dtype]; }
 const fs_tensor_kernels *fs_tensor_kernels_of(uint32_t dtype) { return tensor_kernels[current_isa()][dtype]; }
 const fs_matmul_kernels *fs_matmul_kernels_of(uint32_t dtype) { return matmul_kernels[current_isa()][dtype == FS_F64]; }
 const fs_vector_kernels *fs_vector_kernels_of(uint32_t dtype) { return vector_kernels[current_isa()][dtype == FS_F64]; }

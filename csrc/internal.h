@@ -16,8 +16,12 @@ int strcmp(const char *a, const char *b);
 /** One rule in one dtype on one instruction set, over the elements [from, to) of one tensor. */
 typedef void (*fs_kernel)(uint32_t flags, const double *hyper, const uint64_t *pointers, size_t from, size_t to);
 
-/** One chunk of a reduction. */
+/** One chunk of a reduction; of FS_SUM_SQ_SCALED, `y` is the factor, a double. */
+#define FS_SUM_SQ_SCALED FS_REDUCE_OPS
 typedef double (*fs_chunk)(uint32_t op, const void *x, const void *y, size_t n);
+
+/** out = x times two factors, rounded each time. */
+typedef void (*fs_scaler)(void *out, const void *x, size_t n, const double *factors);
 
 /** What fs_run has to know of a rule to check a table. */
 typedef struct fs_rule {
@@ -30,19 +34,13 @@ typedef struct fs_rule {
 
 #define FS_MAX_BUFFERS 16u
 
-/** The rules' numbers: FS_RULE_adam … */
-#define RULE(name) FS_RULE_##name,
-enum fs_rule_number {
-#include "rules.def"
-};
-#undef RULE
-
 extern const fs_rule fs_rules[];
 extern const uint32_t fs_rule_count;
 extern const uint32_t fs_element_size[FS_DTYPES];
 
 fs_kernel fs_kernel_of(uint32_t rule, uint32_t dtype);
 fs_chunk fs_chunk_of(uint32_t dtype);
+fs_scaler fs_scaler_of(uint32_t dtype);
 
 #define FS_MAX_THREADS 64u
 

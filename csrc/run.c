@@ -142,14 +142,14 @@ static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, ui
 /* run_row, where gradients are multiplied: the kernel finds a block of products in the place of the gradient's. */
 static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to,
                            const double *factors) {
-  _Alignas(64) unsigned char unscaled[FS_SCALED], clipped[FS_SCALED];
+  _Alignas(64) unsigned char products[FS_SCALED];
   const fs_rule *rule = &fs_rules[job->rule];
-  const fs_kernel scale = fs_kernel_of(FS_RULE_scale, job->dtype);
+  const fs_scaler scale = fs_scaler_of(job->dtype);
   const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
   const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
   const int ahead = rule->ahead && to - from > FS_LONG / size;
   const uint64_t block = (ahead ? FS_BLOCK : FS_SCALED) / size;
-  uint64_t pointers[FS_MAX_BUFFERS], pair[2];
+  uint64_t pointers[FS_MAX_BUFFERS];
   for (uint64_t n; from < to; from += n) {
     n = to - from < block ? to - from : block;
     if (ahead) {
@@ -158,14 +158,8 @@ static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *
       }
     }
     for (uint32_t b = 0; b < rule->buffers; b++) pointers[b] = row[2 + b] == 0 ? 0 : row[2 + b] + from * size;
-    unsigned char *to_block = unscaled;
-    for (uint32_t f = 0; f < 2; f++, to_block = clipped) {
-      if (factors[f] == 1) continue;
-      pair[0] = (uint64_t)(uintptr_t)to_block;
-      pair[1] = pointers[1];
-      scale(0, &factors[f], pair, 0, (size_t)n);
-      pointers[1] = pair[0];
-    }
+    scale(products, (const void *)(uintptr_t)pointers[1], (size_t)n, factors);
+    pointers[1] = (uint64_t)(uintptr_t)products;
     kernel(flags, hypers, pointers, 0, (size_t)n);
   }
 }
@@ -316,7 +310,6 @@ typedef struct measurement {
 /* The squares of some chunks of gradients. */
 static void measure_part(void *context, uint32_t part) {
   const measurement *m = context;
-  _Alignas(64) unsigned char scaled[FS_REDUCE_CHUNK * sizeof(double)];
   const uint64_t from = m->chunks / m->parts * part + (part < m->chunks % m->parts ? part : m->chunks % m->parts);
   const uint64_t to = from + m->chunks / m->parts + (part < m->chunks % m->parts);
   const uint32_t saved = fs_enter_float();
@@ -325,7 +318,6 @@ static void measure_part(void *context, uint32_t part) {
     const fs_job *job = &m->jobs[j];
     if (job->rows == 0) continue;
     const uint32_t words = row_words(job), size = fs_element_size[job->dtype];
-    const fs_kernel scale = fs_kernel_of(FS_RULE_scale, job->dtype);
     const fs_chunk squares = fs_chunk_of(job->dtype);
     const uint64_t *row = job->table;
     for (uint32_t i = 0; i < job->rows && before < to; i++, row += words) {
@@ -334,10 +326,8 @@ static void measure_part(void *context, uint32_t part) {
       for (uint64_t c = from > before ? from - before : 0; c < here && before + c < to; c++) {
         const uint64_t at = c * FS_REDUCE_CHUNK, left = row[0] - at;
         const size_t n = (size_t)(left < FS_REDUCE_CHUNK ? left : FS_REDUCE_CHUNK);
-        uint64_t pair[2] = {(uint64_t)(uintptr_t)scaled, row[3] + at * size};
-        if (m->unscale != 1) scale(0, &m->unscale, pair, 0, n);
-        m->partials[before + c] =
-            squares(FS_SUM_SQ, (const void *)(uintptr_t)pair[m->unscale == 1], NULL, n);
+        m->partials[before + c] = squares(m->unscale == 1 ? FS_SUM_SQ : FS_SUM_SQ_SCALED,
+                                          (const void *)(uintptr_t)(row[3] + at * size), &m->unscale, n);
       }
       before += here;
     }
@@ -346,8 +336,8 @@ static void measure_part(void *context, uint32_t part) {
 }
 
 static void measure(const fs_job *jobs, uint32_t count, const totals *all, double *step, double *partials,
-                    uint32_t threads) {
-  measurement m = {jobs, partials, step[FS_STEP_UNSCALE], all->chunks, count, fs_parts_for(all->grad_bytes, threads)};
+                    uint32_t parts) {
+  measurement m = {jobs, partials, step[FS_STEP_UNSCALE], all->chunks, count, parts};
   fs_parallel(measure_part, &m, m.parts);
   const uint32_t saved = fs_enter_float();
   for (uint32_t j = 0; j < count; j++) {
@@ -387,7 +377,9 @@ int32_t fs_step(const fs_job *jobs, uint32_t count, uint32_t phases, double *ste
   if (phases & FS_STEP_MEASURE) {
     if (all.chunks > partials_length) return FS_ERR_SCRATCH;
     if (all.chunks > 0 && partials == NULL) return FS_ERR_NULL;
-    measure(jobs, count, &all, step, partials, threads);
+    /* an update that follows wants the threads awake, and may as well have their help here */
+    const uint64_t bytes = phases & FS_STEP_UPDATE ? all.bytes : all.grad_bytes;
+    measure(jobs, count, &all, step, partials, fs_parts_for(bytes, threads));
   }
   if ((phases & FS_STEP_UPDATE) == 0) return FS_OK;
   if (phases & FS_STEP_MEASURE) {

@@ -185,8 +185,9 @@ export function compileOther(target: "wasm" | "ptx", output: string): void {
 /** The file that carries the WebAssembly module. */
 export const WASM_FILE: string = join(ROOT, "ffi", "wasm_bytes.ts");
 
-/** What csrc/ makes of it: the same text wherever it is built. */
+/** What csrc/ makes of it: the same text wherever it is built, by the same zig. */
 export function wasmText(): string {
+  const { version } = findZig();
   const folder = mkdtempSync(join(tmpdir(), "flatstep-wasm-"));
   try {
     const output = join(folder, "flatstep.wasm");
@@ -198,6 +199,9 @@ export function wasmText(): string {
       " *",
       " * @module",
       " */",
+      "",
+      "/** The zig that made it: another one may choose other instructions. */",
+      `export const WASM_ZIG: string = "${version}";`,
       "",
       "/** SHA-256 of the module. */",
       `export const WASM_SHA256: string = "${createHash("sha256").update(bytes).digest("hex")}";`,

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { stateArena } from "./arena.ts";
 import { type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
 import {
   type Backend,
@@ -19,6 +20,7 @@ import {
   type Reduction,
   REDUCTIONS,
   type Rule,
+  type StateMemory,
   type Sums,
   type Tensor,
   type TensorRule,
@@ -209,6 +211,11 @@ export class NativeBackend implements Backend {
     const id = this.#find(rule.name);
     if (id < 0) throw new Error(`${this.library} has no rule "${rule.name}"; build it again: deno task build`);
     return new NativeJob(this.#functions, id, rule, dtype, rows);
+  }
+
+  /** State of many small tensors lies side by side. */
+  stateMemory(tensors: readonly { readonly dtype: DType; readonly size: number }[], keys: number): StateMemory | null {
+    return stateArena(tensors, keys);
   }
 
   wake(): void {

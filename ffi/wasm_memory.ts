@@ -103,7 +103,8 @@ export class Heap {
 
   /** @param bytes how many are needed from `base` on; throws a RangeError where the system does not have them */
   constructor(bytes: number) {
-    this.exports = new WebAssembly.Instance(wasmModule()).exports as unknown as Exports;
+    const module = wasmModule(); // which says what is missing
+    this.exports = new WebAssembly.Instance(module).exports as unknown as Exports;
     this.base = this.exports.memory.buffer.byteLength;
     this.exports.memory.grow(Math.ceil(bytes / PAGE));
     const { buffer } = this.exports.memory;

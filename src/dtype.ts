@@ -108,6 +108,22 @@ export function allocate(dtype: DType, n: number, like?: TypedArray): TypedArray
   }
 }
 
+/** n elements of a buffer from a byte on, in an array of the kind that {@linkcode allocate} makes. */
+export function viewOf(dtype: DType, buffer: ArrayBuffer, at: number, n: number, like?: TypedArray): TypedArray {
+  switch (dtype) {
+    case "float32":
+      return new Float32Array(buffer, at, n);
+    case "float64":
+      return new Float64Array(buffer, at, n);
+    case "bfloat16":
+      return new Uint16Array(buffer, at, n);
+    case "float16":
+      return HAS_FLOAT16 && !(like instanceof Uint16Array)
+        ? new Float16Array(buffer, at, n)
+        : new Uint16Array(buffer, at, n);
+  }
+}
+
 const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
 

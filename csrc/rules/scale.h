@@ -1,5 +1,5 @@
 /**
- * A gradient times a number: what fs_step does to one before its rule reads it.
+ * A gradient times a number, beside a step: for rules that look at whole tensors, and for sparse gradients.
  *
  *   out = x * factor
  */

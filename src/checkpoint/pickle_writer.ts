@@ -78,7 +78,7 @@ export class PickleWriter {
 
   /** The storages that its tensors are views of, by name. */
   readonly storages: Map<Tensor, string> = new Map();
-  readonly #byMemory = new Map<ArrayBufferLike, { tensor: Tensor; key: string }[]>();
+  readonly #byMemory = new Map<ArrayBufferLike, Map<string, string>>();
 
   /** The pickle of a value. */
   write(value: WritableValue): Uint8Array {
@@ -197,17 +197,14 @@ export class PickleWriter {
 
   /** The name of the storage that is an array's memory: one, however often the array is saved. */
   #storageKey(tensor: Tensor): string {
-    const { array, bytes } = tensor, { buffer, byteOffset } = array;
-    const same = this.#byMemory.get(buffer) ?? [];
-    this.#byMemory.set(buffer, same);
-    const found = same.find((other) => {
-      return other.tensor.array.byteOffset === byteOffset && other.tensor.bytes === bytes &&
-        other.tensor.dtype === tensor.dtype;
-    });
-    if (found) return found.key;
+    const { array, bytes, dtype } = tensor, place = `${array.byteOffset} ${bytes} ${dtype}`;
+    let known = this.#byMemory.get(array.buffer);
+    if (known === undefined) this.#byMemory.set(array.buffer, known = new Map());
+    const found = known.get(place);
+    if (found !== undefined) return found;
     const key = String(this.storages.size);
     this.storages.set(tensor, key);
-    same.push({ tensor, key });
+    known.set(place, key);
     return key;
   }
 

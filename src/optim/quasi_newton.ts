@@ -9,7 +9,7 @@
 
 import type { Numbers } from "../../ffi/backend.ts";
 import { hagerZhang } from "../line_search/hager_zhang.ts";
-import type { Found, Point, Search } from "../line_search/line_search.ts";
+import { isFinitePoint, type Point, type Search } from "../line_search/line_search.ts";
 import { strongWolfe } from "../line_search/strong_wolfe.ts";
 import { show, StateDictError } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
@@ -128,6 +128,13 @@ interface Reached {
 
 /** Hager & Zhang: how much of the average of |f| is forgotten at a step, and how much of it is taken for rounding. */
 const HZ_DECAY = 0.7, HZ_EPSILON = 1e-6;
+
+/** The lowest of some points. */
+function lowest(start: Point, points: Iterable<Point>): Point {
+  let best = start;
+  for (const p of points) if (isFinitePoint(p) && p.value < best.value) best = p;
+  return best;
+}
 
 const finite = (e: Evaluated): boolean => Number.isFinite(e.loss) && Number.isFinite(e.gradNorm);
 
@@ -293,9 +300,10 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         const point = { alpha, value: to.loss, slope: finite(to) ? to.slope : NaN };
         known.set(point, to);
         blocked ||= !finite(to);
+        if (to.loss === from.loss && flat.equals(x)) break; // so short a step is none: nor is any shorter one
         next = search.next(point);
       }
-      const { point }: Found = next.value, to = known.get(point) ?? null;
+      const point = next.done ? next.value.point : lowest(start, known.keys()), to = known.get(point) ?? null;
       if (to !== null) known.delete(point);
       drop([]);
       if (to === null) return { t: 0, to: null, blocked };
@@ -396,7 +404,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         }
         evaluations += (state["funcEvals"] as number) - before;
 
-        if (reached.to !== null && reached.to.loss === from.loss && flat.equals(x)) { // a step too short to be one
+        if (reached.to !== null && reached.to.loss === from.loss && flat.equals(x)) { // so short a step is none
           work.give(reached.to.grad);
           reached = { ...reached, t: 0, to: null };
         }

@@ -26,6 +26,26 @@ export interface Bound {
   readonly tensors: readonly TypedArray[];
 }
 
+/**
+ * The buffers of tensors, where there are much fewer of them than tensors and none is resizable: a view of such a buffer has
+ * its elements as long as the buffer has its bytes. Else null.
+ */
+function blocksOf(lists: readonly (readonly (TypedArray | undefined)[])[]): ArrayBufferLike[] | null {
+  const blocks = new Set<ArrayBufferLike>();
+  let tensors = 0;
+  for (const list of lists) {
+    for (const tensor of list) {
+      if (tensor === undefined) continue;
+      tensors++;
+      const { buffer } = tensor as { buffer: ArrayBufferLike & { resizable?: boolean; growable?: boolean } };
+      if (buffer.resizable || buffer.growable) return null;
+      blocks.add(buffer);
+      if (blocks.size > 64 && blocks.size * 8 > tensors) return null;
+    }
+  }
+  return blocks.size * 8 <= tensors ? [...blocks] : null;
+}
+
 /** A group whose parameters all start their step from the same numbers. */
 export class SteadyState {
   readonly #params: readonly Parameter[];
@@ -35,6 +55,9 @@ export class SteadyState {
   readonly #sizes: readonly number[];
   /** The state's tensors, by their place among the keys. */
   readonly #tensors: readonly (readonly (TypedArray | undefined)[])[];
+  /** The memory of all of them, where a look at it says that they have their elements; null: each is looked at. */
+  readonly #blocks: readonly ArrayBufferLike[] | null;
+  readonly #blockBytes: readonly number[];
   readonly #first: ParameterState | null;
   #start: Scalars = {};
   /** How many states have been raised. */
@@ -58,6 +81,8 @@ export class SteadyState {
     this.#states = bound.map((b) => b.grad === null ? null : b.state);
     this.#sizes = bound.map((b) => b.param.size);
     this.#tensors = keys.map((_, k) => bound.map((b) => b.tensors[k]));
+    this.#blocks = blocksOf(this.#tensors);
+    this.#blockBytes = this.#blocks?.map((block) => block.byteLength) ?? [];
     this.#first = this.#states.find((state) => state !== null) ?? null;
   }
 
@@ -80,7 +105,7 @@ export class SteadyState {
     this.#raised = 0;
     let fine = false;
     try {
-      fine = params.length === this.#params.length &&
+      fine = params.length === this.#params.length && this.#blocksAreThere() &&
         (scalars.length <= 1 && this.keys.length <= 3
           ? this.#raiseOne(params, scalars[0], start[scalars[0]!], next[scalars[0]!])
           : this.#raiseAny(params, start, next));
@@ -98,6 +123,7 @@ export class SteadyState {
     after: number | undefined,
   ): boolean {
     const members = this.#params, datas = this.#data, grads = this.#grads, states = this.#states, sizes = this.#sizes;
+    const each = this.#blocks === null;
     const [key0, key1, key2] = this.keys, [list0, list1, list2] = this.#tensors, count = members.length;
     for (let i = 0; i < count; i++) {
       const p = members[i]!;
@@ -113,20 +139,31 @@ export class SteadyState {
       if (state === null || state === undefined) continue;
       if (list0 !== undefined) {
         const tensor = list0[i]!;
-        if (state[key0!] !== tensor || tensor.length !== n) return false;
+        if (state[key0!] !== tensor || (each && tensor.length !== n)) return false;
       }
       if (list1 !== undefined) {
         const tensor = list1[i]!;
-        if (state[key1!] !== tensor || tensor.length !== n) return false;
+        if (state[key1!] !== tensor || (each && tensor.length !== n)) return false;
       }
       if (list2 !== undefined) {
         const tensor = list2[i]!;
-        if (state[key2!] !== tensor || tensor.length !== n) return false;
+        if (state[key2!] !== tensor || (each && tensor.length !== n)) return false;
       }
       if (scalar === undefined) continue;
       if (state[scalar] !== before) return false;
       state[scalar] = after!;
       this.#raised = i + 1;
+    }
+    return true;
+  }
+
+  /** Whether the memory of the state's tensors has not been taken away. */
+  #blocksAreThere(): boolean {
+    const blocks = this.#blocks, bytes = this.#blockBytes;
+    if (blocks !== null) {
+      for (let i = 0; i < blocks.length; i++) {
+        if (blocks[i]!.byteLength !== bytes[i]) return false;
+      }
     }
     return true;
   }
