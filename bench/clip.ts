@@ -3,8 +3,8 @@
  *
  *     deno run -A bench/clip.ts [--sets=gpt2,1000x1000,10000x64] [--rounds=15]
  *
- * Separately: `foreach.mul_` to unscale, `clipGradNorm`, `step()`. Gradients are clipped at every step; with a gradScale below 1
- * they are the same again after it. torch runs in a child process (peers/torch_clip.py) on as many threads; without it its
+ * Separately: `foreach.mul_` to unscale, `clipGradNorm`, `step()`. Gradients are clipped at every step: a gradScale below 1 makes
+ * them larger first, and without one the norm that is allowed shrinks a little at each step. torch runs in a child process (peers/torch_clip.py) on as many threads; without it its
  * columns are left out.
  *
  * @module
@@ -23,7 +23,7 @@ import { makeParameters, SET_NAMES, setNewGradients, SHAPE_SETS, type ShapeSet }
 const PYTHON = "python3";
 /** Milliseconds between turns, until the other's idle threads no longer spin. */
 const PAUSE_MS = 40;
-const SCALE = 0.5, MOST = 1;
+const SCALE = 0.5, MOST = 1, SHRINK = 0.9999;
 
 /** torch in a child process. */
 function startTorch(): { ask(request: unknown): Promise<Record<string, unknown>>; end(): void } {
@@ -47,16 +47,17 @@ function stepsOf(rule: "AdamW" | "SGD+momentum", set: ShapeSet): Record<string, 
   setNewGradients(params);
   const grads = params.map((p) => p.grad as Float32Array);
   const optimizer = rule === "AdamW" ? new AdamW(params, { lr: 1e-5 }) : new SGD(params, { lr: 1e-5, momentum: 0.9 });
+  let most = MOST;
   return {
-    "all in one": () => optimizer.step(null, { gradScale: SCALE, maxGradNorm: MOST }),
+    "all in one": () => optimizer.step(null, { gradScale: SCALE, maxGradNorm: most }),
     "all apart": () => {
       foreach.mul_(grads, 1 / SCALE);
-      clipGradNorm(params, MOST);
+      clipGradNorm(params, most);
       optimizer.step();
     },
-    "clip in one": () => optimizer.step(null, { maxGradNorm: MOST }),
+    "clip in one": () => optimizer.step(null, { maxGradNorm: most * SHRINK }),
     "clip apart": () => {
-      clipGradNorm(params, MOST);
+      clipGradNorm(params, most *= SHRINK);
       optimizer.step();
     },
     "step": () => optimizer.step(),
@@ -82,7 +83,15 @@ async function main(): Promise<void> {
         console.error(`${rule} ${set} …`);
         const ours = Object.entries(stepsOf(rule, set)).map(([what, step]) => contender(what, step));
         if (torch !== null) {
-          const setup = { op: "setup", rule, shapes: SHAPE_SETS[set], threads, scale: SCALE, most: MOST };
+          const setup = {
+            op: "setup",
+            rule,
+            shapes: SHAPE_SETS[set],
+            threads,
+            scale: SCALE,
+            most: MOST,
+            shrink: SHRINK,
+          };
           version = (await torch.ask(setup))["torch"] as string;
         }
         const peers: Contender[] = torch === null ? [] : ["all", "clip"].map((what) => ({

@@ -135,13 +135,15 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
   const step = () => void optimizer.step(closure);
   for (let k = 0; k < historySize + 2; k++) step();
 
-  // The two loops are a product of the newest pair, and passes that add one vector to another and multiply the sum by a
-  // third; the first of them comes from the gradient, so that they can be made again and again. Before them is the new pair's.
-  const passes = passesOf(step).filter(({ y, z }) => y !== null && z !== null).slice(-2 * historySize);
-  const [first] = passes;
-  if (passes.length !== 2 * historySize || first!.x !== optimizer.state.get(x)!["prevFlatGrad"]) {
+  // The two loops: passes that add one vector to another and multiply the sum by a third. The new pair's pass is before them.
+  const seen = passesOf(step).filter(({ y, z }) => y !== null && z !== null).slice(-2 * historySize);
+  const d = optimizer.state.get(x)!["d"];
+  if (seen.length !== 2 * historySize || seen.some(({ out }) => out !== d) || seen[0]!.x === d) {
     throw new Error(`the step's passes are not those of two loops over ${historySize} pairs`);
   }
+  // They are made again on a direction and a gradient of their own: the optimizer goes on with its.
+  const direction = new Float32Array(n), gradient = (seen[0]!.x as Float32Array).slice();
+  const passes = seen.map((pass, i) => ({ ...pass, x: i === 0 ? gradient : direction, out: direction }));
   const backend = bestBackend();
   const loops = eachPass(passes, (pass) => backend.combine(pass, threads));
   // self += value a b reads three vectors and writes one, too

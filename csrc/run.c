@@ -43,7 +43,7 @@ static int32_t check_job(const fs_job *job, totals *all) {
   if (job->table == NULL || job->hypers == NULL) return FS_ERR_NULL;
   if (((uintptr_t)job->table | (uintptr_t)job->hypers) % 8 != 0) return FS_ERR_ALIGN;
   const fs_rule *rule = &fs_rules[job->rule];
-  const uint32_t size = fs_element_size[job->dtype], words = row_words(job);
+  const uint32_t size = fs_element_size[job->dtype], words = row_words(job), odd = size - 1; /* sizes are powers of 2 */
   const uint64_t most = (uint64_t)PTRDIFF_MAX / size;
   const uint64_t *row = job->table;
   uint64_t sum = 0, chunks = 0;
@@ -57,7 +57,7 @@ static int32_t check_job(const fs_job *job, totals *all) {
     for (uint32_t b = 0; b < rule->buffers; b++) {
       if (row[2 + b] == 0) {
         if (rule->needs[b] == 0 || (rule->needs[b] & flags) != 0) return FS_ERR_NULL;
-      } else if (row[2 + b] % size != 0) {
+      } else if ((row[2 + b] & odd) != 0) { /* a remainder by a variable would take longer than a short row's step */
         return FS_ERR_ALIGN;
       }
     }

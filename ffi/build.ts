@@ -2,7 +2,7 @@
  * Builds the native library by `zig cc`: `deno task build`, or `bun ffi/build.ts`. The same script for people and CI.
  *
  *     deno task build            for this machine, if the sources have changed
- *     deno task build --all      for every target, and ffi/wasm_bytes.ts
+ *     deno task build --all      for every target; ffi/prebuilt/ and ffi/wasm_bytes.ts, which are part of the sources
  *     deno task build --wasm     ffi/wasm_bytes.ts: the WebAssembly module, which is part of the sources
  *     deno task build --bench    with the benchmark's traffic loops, into lib/bench/
  *     deno task build --force    even if nothing has changed;  --quiet: say nothing unless something is built
@@ -10,7 +10,7 @@
  * @module
  */
 
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   existsSync,
@@ -22,8 +22,10 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import process from "node:process";
+import { promisify } from "node:util";
+import { gzipSync } from "node:zlib";
 import { basename, dirname, fromFileUrl, join } from "@std/path";
 
 const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -226,8 +228,28 @@ export interface BuildOptions {
   log?: (text: string) => void;
 }
 
-/** Builds one target, if its sources have changed; returns the library's path. */
-export function build(name: string, options: BuildOptions = {}): string {
+/** A build that has to be done: the compiler's arguments, and what comes after it. */
+interface Work {
+  readonly zig: string;
+  readonly args: readonly string[];
+  readonly folder: string;
+  readonly done: () => void;
+}
+
+/** The arguments after `zig` that make a library of the sources in a folder. */
+export function compilerArguments(
+  name: string,
+  output: string,
+  csrc = SOURCES,
+  extra: readonly string[] = [],
+): string[] {
+  const target = TARGETS[name]!;
+  const files = sources(csrc).filter((path) => path.endsWith(".c") && !OTHER_TARGETS.includes(basename(path)));
+  return ["cc", "-target", target.zig, ...FLAGS, ...extra, "-shared", "-s", "-o", output, ...files, ...target.flags];
+}
+
+/** Where a target's library lies, and the work to make it, or null if its sources have not changed. */
+function prepare(name: string, options: BuildOptions): { library: string; work: Work | null } {
   const { force = false, bench = false, log = () => {} } = options;
   const target = TARGETS[name];
   if (!target) throw new Error(`there is no target ${name}; there are ${Object.keys(TARGETS).join(", ")}`);
@@ -235,57 +257,126 @@ export function build(name: string, options: BuildOptions = {}): string {
   const folder = join(ROOT, "lib", bench ? "bench" : "", name), library = join(folder, target.file);
   const stamp = join(folder, "build.json"), made = fingerprint(target, extra);
   if (!force && existsSync(library) && existsSync(stamp)) {
-    if ((JSON.parse(readFileSync(stamp, "utf8")) as { made?: string }).made === made) return library;
+    if ((JSON.parse(readFileSync(stamp, "utf8")) as { made?: string }).made === made) return { library, work: null };
   }
-  const { command: [command, ...first], version } = findZig(log);
+  const { command: [zig, ...first], version } = findZig(log);
   log(`building ${name} with zig ${version}`);
   mkdirSync(folder, { recursive: true });
-  const temporary = mkdtempSync(join(folder, "building-"));
-  try {
-    const output = join(temporary, target.file);
-    const files = sources().filter((path) => path.endsWith(".c") && !OTHER_TARGETS.includes(basename(path)));
-    execFileSync(command, [
-      ...first,
-      "cc",
-      "-target",
-      target.zig,
-      ...FLAGS,
-      ...extra,
-      "-shared",
-      "-s",
-      "-o",
-      output,
-      ...files,
-      ...target.flags,
-    ], { cwd: temporary, stdio: ["ignore", "inherit", "inherit"] });
+  const temporary = mkdtempSync(join(folder, "building-")), output = join(temporary, target.file);
+  const done = () => {
     renameSync(output, library); // in one piece: a library that is in use stays what it was
     writeFileSync(stamp, JSON.stringify({ made, zig: version }));
-  } finally {
-    rmSync(temporary, { recursive: true, force: true });
+  };
+  const args = [...first, ...compilerArguments(name, output, SOURCES, extra)];
+  return { library, work: { zig, args, folder: temporary, done } };
+}
+
+/** Builds one target, if its sources have changed; returns the library's path. */
+export function build(name: string, options: BuildOptions = {}): string {
+  const { library, work } = prepare(name, options);
+  if (work) {
+    try {
+      execFileSync(work.zig, work.args, { cwd: work.folder, stdio: ["ignore", "inherit", "inherit"] });
+      work.done();
+    } finally {
+      rmSync(work.folder, { recursive: true, force: true });
+    }
   }
   return library;
 }
 
-function main(args: readonly string[]): void {
+/** Builds every target, as many at a time as there are processors; returns the libraries' paths by target. */
+export async function buildAll(options: BuildOptions = {}): Promise<Map<string, string>> {
+  const names = Object.keys(TARGETS), built = new Map<string, string>(names.map((name) => [name, ""]));
+  const builder = async () => {
+    for (let name = names.shift(); name !== undefined; name = names.shift()) {
+      const { library, work } = prepare(name, options);
+      built.set(name, library);
+      if (!work) continue;
+      try {
+        await promisify(execFile)(work.zig, work.args, { cwd: work.folder });
+        work.done();
+      } finally {
+        rmSync(work.folder, { recursive: true, force: true });
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, builder));
+  return built;
+}
+
+/** The folder of the generated modules. */
+export const PREBUILT: string = join(ROOT, "ffi", "prebuilt");
+
+/** The lines of ffi/prebuilt/SHA256SUMS, as `sha256sum -c` takes them. */
+export function sums(libraries: ReadonlyMap<string, string>): string {
+  return [...libraries].map(([name, path]) => `${sha256(readFileSync(path))}  lib/${name}/${basename(path)}\n`).join(
+    "",
+  );
+}
+
+const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+
+/** Writes the modules that carry the libraries, and their hashes; returns the files that have changed. */
+function writePrebuilt(libraries: ReadonlyMap<string, string>): string[] {
+  const written: string[] = [], { version } = findZig();
+  const put = (file: string, text: string) => {
+    if (existsSync(file) && readFileSync(file, "utf8") === text) return;
+    writeFileSync(file, text);
+    written.push(file);
+  };
+  mkdirSync(PREBUILT, { recursive: true });
+  for (const [name, library] of libraries) {
+    const bytes = readFileSync(library), hash = sha256(bytes), file = join(PREBUILT, `${name}.ts`);
+    const head = [
+      "/**",
+      ` * The native library for ${name}, made by \`deno task build --all\`; no part of it is written by hand.`,
+      " *",
+      " * @module",
+      " */",
+      "",
+      "/** The zig that made it: another one may choose other instructions. */",
+      `export const ZIG: string = "${version}";`,
+      "",
+      "/** SHA-256 of the library. */",
+      `export const SHA256: string = "${hash}";`,
+      "",
+      "/** Its length in bytes. */",
+      `export const SIZE: number = ${bytes.length};`,
+      "",
+      "/** The library, compressed by gzip, in base64. */",
+      "export const GZIP: string =",
+      '  "',
+    ].join("\n");
+    // runtimes compress differently: what holds the same library stays as it is
+    if (existsSync(file) && readFileSync(file, "utf8").startsWith(head)) continue;
+    put(file, `${head}${gzipSync(bytes, { level: 9 }).toString("base64")}";\n`);
+  }
+  put(join(PREBUILT, "SHA256SUMS"), sums(libraries));
+  return written;
+}
+
+async function main(args: readonly string[]): Promise<void> {
   const known = ["--all", "--bench", "--force", "--quiet", "--wasm"];
   const strange = args.find((arg) => !known.includes(arg));
   if (strange !== undefined) throw new Error(`there is no option ${strange}; there are ${known.join(", ")}`);
-  const log = (text: string) => console.error(text);
-  if (args.includes("--all") || args.includes("--wasm")) {
+  const all = args.includes("--all"), bench = args.includes("--bench");
+  const say = (path: string) => args.includes("--quiet") || console.log(path.slice(ROOT.length + 1));
+  const options = { force: args.includes("--force"), bench, log: (text: string) => console.error(text) };
+  if (all || args.includes("--wasm")) {
     writeFileSync(WASM_FILE, wasmText());
-    if (!args.includes("--quiet")) console.log(WASM_FILE.slice(ROOT.length + 1));
-    if (!args.includes("--all")) return;
+    say(WASM_FILE);
+    if (!all) return;
   }
-  const names = args.includes("--all") ? Object.keys(TARGETS) : [hostTarget()];
-  for (const name of names) {
-    const library = build(name, { force: args.includes("--force"), bench: args.includes("--bench"), log });
-    if (!args.includes("--quiet")) console.log(library.slice(ROOT.length + 1));
-  }
+  if (!all) return void say(build(hostTarget(), options));
+  const libraries = await buildAll(options);
+  libraries.forEach(say);
+  if (!bench) writePrebuilt(libraries).forEach(say);
 }
 
 if (import.meta.main) {
   try {
-    main(process.argv.slice(2));
+    await main(process.argv.slice(2));
   } catch (error) {
     console.error(`error: ${(error as Error).message}`);
     process.exit(1);

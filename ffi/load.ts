@@ -8,8 +8,10 @@ import { NativeLibraryError, show } from "../src/errors.ts";
 import type { Backend, Isa } from "./backend.ts";
 import { jsBackend } from "./js.ts";
 import { NativeBackend } from "./native.ts";
-import { deno, env, isBun, openBun, openDeno, platform } from "./runtime.ts";
+import { prebuiltOf } from "./prebuilt.ts";
+import { deno, env, isBun, openBun, openDeno, targets } from "./runtime.ts";
 import { ABI_VERSION, toBun, toDeno } from "./symbols.ts";
+import { unpack } from "./unpack.ts";
 import { WasmBackend } from "./wasm.ts";
 
 /** What is in use, as {@linkcode backend} tells it. */
@@ -41,18 +43,27 @@ const ISA_NAMES: readonly Isa[] = ["sse2", "avx2", "avx512", "neon"];
 let choice: Choice | undefined;
 let threads: number | undefined;
 
-/** Where the library may be: a path that was given, or beside the sources. */
-function candidates(): { paths: string[]; reasons: string[] } {
+/**
+ * Where the library may be, in order: the path that was given, else a file beside the sources, else the prebuilt one, which is
+ * unpacked when it is asked for. Each may throw a reason.
+ */
+function candidates(): (() => string)[] {
   const given = env("FLATSTEP_LIBRARY");
-  if (given !== undefined) return { paths: [given], reasons: [] };
-  const target = platform();
-  if (target === null) return { paths: [], reasons: ["this runtime has no native libraries"] };
-  if (!import.meta.url.startsWith("file:")) {
-    return { paths: [], reasons: ["the package was not imported from a file, and FLATSTEP_LIBRARY is not set"] };
-  }
-  const file = NAMES[target.split("-")[0]!] ?? "libflatstep.so";
-  const targets = target.startsWith("linux-") ? [target, `${target}-musl`] : [target];
-  return { paths: targets.map((t) => fromFileUrl(new URL(`../lib/${t}/${file}`, import.meta.url))), reasons: [] };
+  if (given !== undefined) return [() => given];
+  const names = targets(), beside = import.meta.url.startsWith("file:") ? names : [];
+  return [
+    ...beside.map((name) => () => {
+      const file = NAMES[name.split("-")[0]!] ?? "libflatstep.so";
+      return fromFileUrl(new URL(`../lib/${name}/${file}`, import.meta.url));
+    }),
+    ...names.map((name) => () => {
+      try {
+        return unpack(name, prebuiltOf(name));
+      } catch (error) {
+        throw new Error(`prebuilt ${name}: ${(error as Error).message.split("\n")[0]}`);
+      }
+    }),
+  ];
 }
 
 function fromFileUrl(url: URL): string {
@@ -63,9 +74,11 @@ function fromFileUrl(url: URL): string {
 /** Opens the native library, or says why not. */
 function openNative(): { backend: NativeBackend | null; why: string } {
   if (!deno && !isBun) return { backend: null, why: "native libraries can be opened in Deno and in Bun only" };
-  const { paths, reasons } = candidates();
-  for (const path of paths) {
+  const reasons: string[] = [];
+  for (const candidate of candidates()) {
+    let path = "";
     try {
+      path = candidate();
       const open = (names?: readonly string[]) => deno ? openDeno(path, toDeno(names)) : openBun(path, toBun(names));
       const version = open(["fs_abi_version"]).fs_abi_version(); // another version may lack other functions
       if (version !== ABI_VERSION) {
@@ -74,7 +87,7 @@ function openNative(): { backend: NativeBackend | null; why: string } {
       }
       return { backend: new NativeBackend(deno ? "deno-ffi" : "bun-ffi", path, open()), why: "" };
     } catch (error) {
-      reasons.push(`${path}: ${(error as Error).message.split("\n")[0]}`);
+      reasons.push(`${path && `${path}: `}${(error as Error).message.split("\n")[0]}`);
     }
   }
   return { backend: null, why: reasons.join("\n") };

@@ -7,11 +7,19 @@
 
 import type { Functions } from "./symbols.ts";
 
+/** A permission as Deno names it. */
+interface Permission {
+  name: string;
+  path?: string;
+  variable?: string;
+  kind?: string;
+}
+
 /** The part of Deno that is used; declared here so that the types hold under Bun and tsc as well. */
 interface DenoLike {
-  build: { os: string; arch: string };
+  build: { os: string; arch: string; target: string };
   version: { deno: string };
-  permissions: { querySync(descriptor: { name: string; path?: string; variable?: string }): { state: string } };
+  permissions: { querySync(descriptor: Permission): { state: string } };
   env: { get(name: string): string | undefined };
   dlopen(path: string, symbols: Record<string, unknown>): { symbols: unknown };
 }
@@ -21,6 +29,7 @@ interface ProcessLike {
   arch?: string;
   env?: Record<string, string | undefined>;
   getBuiltinModule?(name: string): unknown;
+  getuid?(): number;
 }
 
 const globals = globalThis as unknown as { Deno?: DenoLike; Bun?: { version: string }; process?: ProcessLike };
@@ -33,11 +42,28 @@ export const deno: DenoLike | undefined = globals.Bun === undefined && globals.D
 /** Whether this is Bun. */
 export const isBun: boolean = globals.Bun !== undefined;
 
+/** Whether something is permitted already. Only Deno has permissions. */
+export function granted(permission: Permission): boolean {
+  return !deno || deno.permissions.querySync(permission).state === "granted";
+}
+
+/** A module of the runtime's own, without an import that a browser would stumble over. */
+export function builtin<T>(name: string): T {
+  const module = globals.process?.getBuiltinModule?.(name);
+  if (!module) throw new Error(`this runtime has no ${name}`);
+  return module as T;
+}
+
+/** The user's number; null where there are none, or where it may not be asked for. */
+export function userId(): number | null {
+  return granted({ name: "sys", kind: "uid" }) ? globals.process?.getuid?.() ?? null : null;
+}
+
 /** An environment variable; undefined where it is not set, or may not be read. */
 export function env(name: string): string | undefined {
   let value: string | undefined;
   if (deno) {
-    if (deno.permissions.querySync({ name: "env", variable: name }).state === "granted") value = deno.env.get(name);
+    if (granted({ name: "env", variable: name })) value = deno.env.get(name);
   } else {
     value = globals.process?.env?.[name];
   }
@@ -53,10 +79,19 @@ export function platform(): string | null {
   return `${names[os] ?? os}-${names[arch] ?? arch}`;
 }
 
+/** The names in lib/ of the libraries that may suit this system, best first. Bun does not tell which libc it has. */
+export function targets(): string[] {
+  const name = platform();
+  if (name === null) return [];
+  if (!name.startsWith("linux-")) return [name];
+  if (deno) return [deno.build.target.endsWith("-musl") ? `${name}-musl` : name];
+  return [name, `${name}-musl`];
+}
+
 /** Opens a shared library by Deno's FFI; throws with a reason where that is not allowed or fails. */
 export function openDeno(path: string, symbols: Record<string, unknown>): Functions {
   if (!deno) throw new Error("this is not Deno");
-  if (deno.permissions.querySync({ name: "ffi", path }).state !== "granted") {
+  if (!granted({ name: "ffi", path })) {
     throw new Error("there is no permission to open it: run with --allow-ffi");
   }
   return deno.dlopen(path, symbols).symbols as Functions;
@@ -74,8 +109,5 @@ interface BunFfi {
 
 /** bun:ffi, without an import that other runtimes would stumble over. */
 function bunFfi(): BunFfi {
-  const { createRequire } = globals.process?.getBuiltinModule?.("node:module") as {
-    createRequire(url: string): (name: string) => unknown;
-  };
-  return createRequire(import.meta.url)("bun:ffi") as BunFfi;
+  return builtin<typeof import("node:module")>("node:module").createRequire(import.meta.url)("bun:ffi") as BunFfi;
 }

@@ -122,7 +122,7 @@ export class WasmBackend implements Backend {
     const scale = this.#find("scale"), partials = (base + HYPERS_AT) / 8, parts: Part[] = [];
     for (let row = 0; row < job.used; row++) {
       const length = job.lengths[row]!, k = row * job.count + 1;
-      if (length > 0) parts.push({ array: job.arrays[k]!, other: null, start: job.starts[k]!, length });
+      if (length > 0) parts.push({ array: job.arrays[k]!, other: null, start: job.start(k), length });
     }
     f64[(base + STEP_AT) / 8 + STEP_UNSCALE] = step[STEP_UNSCALE]!;
     const sums = this.#chunkwise(job.dtype, "sumSq", parts, 4, HYPER_BYTES / 8, (rows) => {

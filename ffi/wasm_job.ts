@@ -46,13 +46,13 @@ export class WasmJob implements Job {
   readonly lengths: Float64Array;
   readonly #hyper: Uint32Array;
   readonly #flags: Uint32Array;
-  /** For each buffer of each row its array, and the element of it that it begins at. */
+  /** For each buffer of each row its array, and the element of it that it begins at; null: all at their first. */
   readonly arrays: (TypedArray | undefined)[];
-  readonly starts: Float64Array;
+  starts: Float64Array | null = null;
   /** The addresses of those that lie in the row's home. */
   readonly #addresses: Float64Array;
   /** The memory of state that a row's arrays lie in; null: none; undefined: not yet looked. */
-  readonly #homes: (Heap | null | undefined)[];
+  readonly homes: (Heap | null | undefined)[];
   readonly #written: readonly number[];
   #used: number;
   #hypers: Float64Array = new Float64Array();
@@ -67,9 +67,8 @@ export class WasmJob implements Job {
     this.#hyper = new Uint32Array(rows);
     this.#flags = new Uint32Array(rows);
     this.arrays = new Array(rows * count).fill(undefined);
-    this.starts = new Float64Array(rows * count);
     this.#addresses = new Float64Array(rows * count);
-    this.#homes = new Array(rows).fill(undefined);
+    this.homes = new Array(rows).fill(undefined);
     this.#written = rule.buffers.flatMap((buffer, b) => buffer.endsWith(":rw") ? [b] : []);
     this.#used = rows;
   }
@@ -89,10 +88,10 @@ export class WasmJob implements Job {
     this.#flags[row] = flags;
   }
   bind(row: number, buffer: number, array: TypedArray): void {
-    const k = row * this.count + buffer, home = this.#homes[row];
+    const k = row * this.count + buffer, home = this.homes[row];
     this.arrays[k] = asBits(array);
-    this.starts[k] = 0;
-    if (home === undefined || (home === null && heapOf(array) !== undefined)) this.#homes[row] = undefined;
+    if (this.starts !== null) this.starts[k] = 0;
+    if (home === undefined || (home === null && heapOf(array) !== undefined)) this.homes[row] = undefined;
     else this.#addresses[k] = this.#addressOf(k, home);
   }
   reset(rows: number): void {
@@ -100,7 +99,7 @@ export class WasmJob implements Job {
     this.#used = rows;
     this.lengths.fill(0);
     this.arrays.fill(undefined);
-    this.#homes.fill(undefined);
+    this.homes.fill(undefined);
   }
   setRows(first: number, count: number, n: number, hyper: number, flags: number): void {
     this.lengths.fill(n, first, first + count);
@@ -124,12 +123,12 @@ export class WasmJob implements Job {
       }
       if ((position + 1) * length > array.length) throw new RangeError(`row ${position} is not there`);
     }
-    const bits = asBits(array);
+    const bits = asBits(array), starts = this.starts ??= new Float64Array(this.rows * this.count);
     for (let r = 0; r < count; r++) {
       const row = rowAt(r)!, k = row * this.count + buffer;
       this.arrays[k] = bits;
-      this.starts[k] = positions === null ? 0 : positions[r]! * length;
-      this.#homes[row] = undefined;
+      starts[k] = positions === null ? 0 : positions[r]! * length;
+      this.homes[row] = undefined;
     }
   }
   bindHypers(hypers: Float64Array, rows: number): void {
@@ -137,16 +136,19 @@ export class WasmJob implements Job {
     this.#hyperRows = rows;
   }
 
+  /** The element of its array that a buffer begins at. */
+  start(k: number): number {
+    return this.starts === null ? 0 : this.starts[k]!;
+  }
+
   #addressOf(k: number, home: Heap | null): number {
     const array = this.arrays[k];
     if (array === undefined) return NONE;
-    return home !== null && array.buffer === home.buffer ? array.byteOffset + this.starts[k]! * this.size : COPIED;
+    return home !== null && array.buffer === home.buffer ? array.byteOffset + this.start(k) * this.size : COPIED;
   }
 
   /** The memory of state that a row is worked on in, if there is one. */
-  home(row: number): Heap | null {
-    const known = this.#homes[row];
-    if (known !== undefined) return known;
+  findHome(row: number): Heap | null {
     const first = row * this.count;
     let home: Heap | null = null;
     for (let b = this.count - 1; b >= 0 && home === null; b--) { // the state comes last
@@ -154,7 +156,7 @@ export class WasmJob implements Job {
       if (array !== undefined) home = heapOf(array) ?? null;
     }
     for (let b = 0; b < this.count; b++) this.#addresses[first + b] = this.#addressOf(first + b, home);
-    return this.#homes[row] = home;
+    return this.homes[row] = home;
   }
 
   /**
@@ -172,7 +174,7 @@ export class WasmJob implements Job {
       let pointer = known;
       if (known === COPIED) {
         pointer = heap.base + blockAt(b) + at * size;
-        heap.read(this.kind, pointer, this.arrays[first + b]!, this.starts[first + b]! + from, n);
+        heap.read(this.kind, pointer, this.arrays[first + b]!, this.start(first + b) + from, n);
       } else if (known !== NONE) {
         pointer += from * size;
       }
@@ -199,7 +201,7 @@ export class WasmJob implements Job {
       for (let w = 0; w < written.length; w++) {
         const b = written[w]!, k = row * count + b;
         if (this.#addresses[k] !== COPIED) continue;
-        heap.write(kind, heap.base + blockAt(b) + at * size, this.arrays[k]!, this.starts[k]! + from, n);
+        heap.write(kind, heap.base + blockAt(b) + at * size, this.arrays[k]!, this.start(k) + from, n);
       }
       at += n;
     }
@@ -239,7 +241,7 @@ export class Batch {
    * @param factors what gradients are multiplied by (the numbers of `Backend.step`), or null
    */
   run(job: WasmJob, workspace: Heap, factors: Float64Array | null): void {
-    const most = BLOCK_BYTES / job.size, { used, lengths } = job;
+    const most = BLOCK_BYTES / job.size, { used, lengths, homes } = job;
     this.#job = job;
     this.#mostRows = Math.floor(TABLE_BYTES / ((2 + job.count) * WORD));
     this.#mostHypers = Math.floor(HYPER_BYTES / (Math.max(1, job.rule.hypers.length) * WORD));
@@ -247,7 +249,7 @@ export class Batch {
     for (let row = 0; row < used; row++) {
       const n = lengths[row]!;
       if (n === 0) continue;
-      const home = job.home(row) ?? workspace;
+      const known = homes[row], home = (known === undefined ? job.findHome(row) : known) ?? workspace;
       if (home !== this.heap) {
         this.#flush(factors);
         this.#begin(home, factors);

@@ -10,7 +10,7 @@
  * @module
  */
 
-import { bytesOf, type DType, type TypedArray } from "../src/dtype.ts";
+import { bytesOf, type DType, type TypedArray, viewOf } from "../src/dtype.ts";
 import type { StateMemory } from "./backend.ts";
 import { WASM_BASE64 } from "./wasm_bytes.ts";
 
@@ -163,12 +163,12 @@ export class Heap {
 const FEW = 16;
 const WINDOWS = BLOCKS_BYTES / 2 / FEW;
 
-/** The memory that an array of state lies in. The arrays themselves are the keys: they live as long as they are in use. */
+/** The memories of state, by their buffers: each lives as long as an array that looks into it. */
 const heaps = new WeakMap<object, Heap>();
 
 /** The memory of state that an array lies in, if it does. */
 export function heapOf(array: TypedArray): Heap | undefined {
-  return heaps.get(array) ?? heaps.get(array.buffer);
+  return heaps.get(array.buffer);
 }
 
 /** An array as its bits, where JavaScript would convert: float16. */
@@ -177,6 +177,9 @@ export function asBits(array: TypedArray): TypedArray {
     ? array
     : new Uint16Array(array.buffer, array.byteOffset, array.length);
 }
+
+/** The bytes of a line of the cache: what begins with one is read faster. */
+const LINE = 64;
 
 /** Less state than this is kept elsewhere: copying it costs less than a memory of its own. */
 export const LEAST_STATE = 65536;
@@ -196,9 +199,9 @@ export class WasmState implements StateMemory {
 
   /** @param bytes of the state, each array's rounded up to eight */
   constructor(keys: number, bytes: number) {
-    const most = Math.floor((MAX_BYTES - 4 * PAGE - CALL_BYTES) / keys / 8) * 8;
+    const most = Math.floor((MAX_BYTES - 4 * PAGE - CALL_BYTES) / keys / LINE) * LINE;
     this.#keys = keys;
-    this.#part = Math.min(bytes / keys, most);
+    this.#part = Math.min(Math.ceil(bytes / keys / LINE) * LINE, most);
     this.#used = Array.from({ length: keys }, () => ({ heap: 0, at: 0 }));
   }
 
@@ -213,16 +216,7 @@ export class WasmState implements StateMemory {
     const heap = this.#heap(used.heap);
     if (heap === null) return null;
     used.at = at + room;
-    const from = heap.base + CALL_BYTES + key * this.#part + at, { buffer } = heap;
-    const array = dtype === "float32"
-      ? new Float32Array(buffer, from, n)
-      : dtype === "float64"
-      ? new Float64Array(buffer, from, n)
-      : dtype === "bfloat16" || like instanceof Uint16Array || typeof Float16Array === "undefined"
-      ? new Uint16Array(buffer, from, n)
-      : new Float16Array(buffer, from, n);
-    heaps.set(array, heap);
-    return array;
+    return viewOf(dtype, heap.buffer, heap.base + CALL_BYTES + key * this.#part + at, n, like);
   }
 
   /** The memories, made when they are needed; null where the system has none to give. */

@@ -1,11 +1,15 @@
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { open } from "node:fs/promises";
 import process from "node:process";
 import { test } from "node:test";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import fc from "fast-check";
 import { Adam, CheckpointError, load, Parameter, save } from "../mod.ts";
+import { FileReader } from "../src/checkpoint/file.ts";
+import { platform } from "../src/checkpoint/platform.ts";
+import { ZipReader } from "../src/checkpoint/zip.ts";
 import {
   concat,
   GOLDEN,
@@ -16,6 +20,7 @@ import {
   torchFile,
   withFolder,
   zip,
+  type ZipRecord,
 } from "./support/checkpoints.ts";
 
 /** The memory of the process. */
@@ -206,6 +211,53 @@ test("load() of a file with random changes gives a CheckpointError or a value, a
           } catch (error) {
             assert(error instanceof CheckpointError, String((error as Error).stack));
             assertEquals(error.path, path);
+          }
+          assertEquals(Object.keys(Object.prototype), []);
+        },
+      ),
+      { numRuns: 2000 },
+    );
+    assert(kept > 0);
+  });
+});
+
+test("load() of an archive in which pickle or marks have changed, with the right checksums, is as safe", async () => {
+  await withFolder(async (folder) => {
+    const { zlib } = await platform(), archives: ZipRecord[][] = [];
+    for (const { ending, bytes } of await originals(folder)) {
+      if (ending !== ".pt" || bytes[0] !== 0x50) continue;
+      writeFileSync(join(folder, "original.pt"), bytes);
+      const handle = await open(join(folder, "original.pt"));
+      const reader = await ZipReader.open(new FileReader(handle, bytes.length), zlib), records: ZipRecord[] = [];
+      for (const entry of reader.entries.values()) {
+        records.push({ name: entry.name, data: await reader.content(entry) });
+      }
+      await handle.close();
+      archives.push(records);
+    }
+    assert(archives.length > 10);
+    const change = fc.record({ at: fc.double({ min: 0, max: 1, noNaN: true }), to: fc.nat(255), length: fc.nat(2) });
+    let kept = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.nat(archives.length - 1),
+        fc.array(change, { minLength: 1, maxLength: 3 }),
+        async (which, changes) => {
+          const path = join(folder, "changed.pt");
+          const records = archives[which]!.map(({ name, data }) => {
+            const changed = Uint8Array.from(data);
+            for (const { at, to, length } of changes) {
+              const from = Math.floor(at * changed.length);
+              if (/pkl$|json$/.test(name)) changed.fill(to, from, from + 1 + length);
+            }
+            return { name, data: changed };
+          });
+          writeFileSync(path, zip(records));
+          try {
+            await load(path);
+            kept++;
+          } catch (error) {
+            assert(error instanceof CheckpointError, String((error as Error).stack));
           }
           assertEquals(Object.keys(Object.prototype), []);
         },

@@ -6,7 +6,7 @@ import { join } from "@std/path";
 import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
 import { fileOf, FORMATS, type Run, RUNS, SAVED_AT, STEPS } from "./support/resume_runs.ts";
-import { otherRuntime, run } from "./support/runtime.ts";
+import { otherRuntime, run as runCommand } from "./support/runtime.ts";
 
 const LIMIT = { timeout: 180_000 };
 
@@ -34,7 +34,7 @@ async function trainAll(): Promise<Outcome | string> {
       trainer.trainTo(STEPS);
       straight.set(run.name, trainer.bits());
     }
-    const { code, stdout, stderr } = await run(other.command, [...other.args, PROGRAM, folder]);
+    const { code, stdout, stderr } = await runCommand(other.command, [...other.args, PROGRAM, folder]);
     assertEquals(code, 0, stderr);
     for (const line of stdout.trim().split("\n")) {
       const { run, format, bits } = JSON.parse(line) as { run: string; format: string; bits: Bits };

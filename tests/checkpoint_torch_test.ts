@@ -59,7 +59,13 @@ type Row = (Float32Array | Float64Array | { indices: number[][]; values: Float32
  * are what different orders of operations come to in float32 and float64. The scale of a parameter's element is the largest
  * magnitude it has had, that of a state's the largest in its tensor: both are sums that can cancel.
  */
-const RTOL: Record<string, number> = { float32: 2e-6, float64: 1e-12 };
+const RTOL: Record<string, number> = {
+  float32: 2e-6,
+  float64: 1e-12,
+  // one unit in the last place: both compute in float32 and round once, and may be on two sides of a tie
+  bfloat16: 2 ** -7,
+  float16: 2 ** -10,
+};
 
 /** A checkpoint here, of an optimizer and its parameters. */
 interface Saved {
@@ -90,7 +96,8 @@ class OptimizerCase implements Case {
   ) {
     this.file = name.replaceAll(/[^\w=.,-]/g, "_");
     const groups = optimizer !== "LBFGS";
-    this.about = { kind: "optimizer", optimizer, groups };
+    // torch's other implementations round 16 bits after each operation
+    this.about = { kind: "optimizer", optimizer, groups, fused: shapes === HALVES };
     this.#make = () => {
       const params = shapes.map(([name, dtype, shape], i): [string, Parameter] => [
         name,
@@ -113,9 +120,9 @@ class OptimizerCase implements Case {
       }
       model.params.forEach(([, p], i) => {
         const grad = row[i]!;
-        p.grad = grad === null || ArrayBuffer.isView(grad)
-          ? grad
-          : new SparseTensor(grad.indices, grad.values, [...p.shape]);
+        if (grad === null) p.grad = null;
+        else if (ArrayBuffer.isView(grad)) p.grad = typed(grad, p.dtype);
+        else p.grad = new SparseTensor(grad.indices, grad.values, [...p.shape]);
       });
       optimizer.step();
       this.#note(model);
@@ -172,10 +179,10 @@ class OptimizerCase implements Case {
       return ours.forEach((value, i) => this.#compareState(value, (theirs as unknown[])[i], dtype, `${what}[${i}]`));
     }
     const [got, want] = [ours, theirs].map((value) =>
-      typeof value === "number" ? Float64Array.of(value) : value as Float64Array
+      typeof value === "number" ? Float64Array.of(value) : plain(value as TypedArray, dtype)
     ) as [Float64Array, Float64Array];
-    const largest = Float64Array.from(want).reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-    assertNear(got, want, Float64Array.from(want, () => largest), this.rtol[dtype]!, 0, what);
+    const largest = want.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    assertNear(got, want, want.map(() => largest), this.rtol[dtype]!, 0, what);
   }
 }
 
@@ -312,6 +319,7 @@ function sizeOf(shape: readonly number[]): number {
 }
 
 const BOTH: Shapes = [["weight", "float32", [3, 5]], ["double", "float64", [4]], ["late", "float32", [2]]];
+const HALVES: Shapes = [["brain", "bfloat16", [7]], ["half", "float16", [2, 3]], ["late", "bfloat16", [2]]];
 const MATRICES: Shapes = [["weight", "float32", [4, 3]], ["late", "float32", [2, 2]]];
 const TABLES: Shapes = [["table", "float32", [6, 3]], ["late", "float32", [4, 2]]];
 const DOUBLES: Shapes = [["weight", "float64", [3, 2]], ["bias", "float64", [3]]];
@@ -345,6 +353,10 @@ function* allCases(): Generator<Case> {
       const rtol = name === "RAdam" && String(options["betas"]) === "0.8,0.9999" ? { ...RTOL, float64: 1e-9 } : RTOL;
       yield new OptimizerCase(`${name}${inWords(options)}`, name, options, BOTH, dense(BOTH), 0, rtol);
     }
+  }
+  for (const name of ["Adam", "AdamW"]) {
+    const options = { lr: 0.1, weightDecay: 0.1 };
+    yield new OptimizerCase(`${name} in 16 bits`, name, options, HALVES, dense(HALVES));
   }
   for (const { name, variants } of TENSOR_ROWS) {
     const shapes = name === "Muon" ? MATRICES : BOTH;

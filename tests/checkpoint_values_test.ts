@@ -217,6 +217,26 @@ test("save() and load() keep lists of arrays and of numbers in state, as LBFGS a
     paramGroups: [{ lr: 1, lineSearchFn: null, params: [0], paramShapes: [[2]], paramDtypes: ["float32"] }],
   }));
 
+test("save() and load() keep schedulers' state as it is, also what torch has beside it", () =>
+  comesBack({
+    lambda: { lastEpoch: 1, baseLrs: [1], stepCount: 2, lastLr: [1] },
+    torch: { lastEpoch: 1, baseLrs: [1], stepCount: 2, lastLr: [1], lrLambdas: [null], isInitial: false },
+    cyclic: { lastEpoch: 1, stepCount: 2, lastLr: [1], scaleMode: "cycle", scaleFnCustom: null },
+    steps: { lastEpoch: 1, stepCount: 2, lastLr: [1], gamma: 0.1, milestones: [3, 3, 5] },
+    unsorted: { lastEpoch: 1, stepCount: 2, lastLr: [1], gamma: 0.1, milestones: [5, 3] },
+    plateau: [null, Infinity, 1].map((best) => ({ lastEpoch: 1, numBadEpochs: 0, lastLr: [1], mode: "max", best })),
+    cycle: { lastEpoch: 1, stepCount: 2, lastLr: [1], totalSteps: 9, ends: [2, 4, 8], annealStrategy: "cos" },
+    swa: { lastEpoch: 1, stepCount: 2, lastLr: [1], swaLrs: [0.1], annealEpochs: 3, annealStrategy: "linear" },
+    nested: {
+      lastEpoch: 1,
+      stepCount: 2,
+      lastLr: [1],
+      milestones: [2],
+      schedulers: [{ lastEpoch: 1, stepCount: 2, lastLr: [1], tMax: 5 }],
+    },
+    own: { lastEpoch: 1, stepCount: 2, lastLr: [1], ownKey: 3, tMax: 5, t0: 6 },
+  }));
+
 test("save() and load() keep a step count beyond 2^24, and numbers to the last bit", () =>
   comesBack({
     state: { 0: { step: 2 ** 24 + 1, muProduct: 0.1 }, 1: { step: 2 ** 24, muProduct: -0 }, 2: { step: -0 } },

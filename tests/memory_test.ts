@@ -777,7 +777,7 @@ inEachMode("a WebAssembly memory that grows detaches its old views, which is an 
 });
 
 inEachMode("a WebAssembly memory may grow under views of its resizable buffer, which stay", (mode) => {
-  interface Resizable extends WebAssembly.Memory {
+  interface Resizable extends Omit<WebAssembly.Memory, "toResizableBuffer"> { // the DOM's types have it already
     toResizableBuffer?(): ArrayBuffer;
   }
   const held: unknown[] = [];

@@ -7,6 +7,7 @@ import {
   type AnyOptimizer as Any,
   clipGradNorm,
   type DType,
+  ExponentialLR,
   foreach,
   getNumThreads,
   Optimizer,
@@ -422,6 +423,67 @@ test("a step with options that fails changes nothing, also after others", () => 
     }
   }
 });
+
+test("a scheduler that steps after a skipped step does not complain of the order", () => {
+  const p = new Parameter([1]), optimizer = new SGD([p], { lr: 1 }), warn = console.warn, said: unknown[] = [];
+  const scheduler = new ExponentialLR(optimizer, { gamma: 0.5 });
+  p.grad = Float32Array.of(NaN);
+  console.warn = (...what) => void said.push(what);
+  try {
+    optimizer.step(null, { maxGradNorm: 1 });
+    scheduler.step();
+    new ExponentialLR(new SGD([p]), { gamma: 0.5 }).step();
+  } finally {
+    console.warn = warn;
+  }
+  assertEquals(said.length, 1); // of the second one
+  assertEquals(scheduler.getLastLr(), [0.5]);
+});
+
+/** The bytes that are asked for by `new ArrayBuffer` and `new Float32Array` while a function runs. */
+function allocated(run: () => void): number {
+  const real = { ArrayBuffer, Float32Array, Float64Array };
+  let bytes = 0;
+  const counting = <Type extends new (...args: never[]) => { byteLength: number }>(type: Type): Type => {
+    return new Proxy(type, {
+      construct(target, args) {
+        const made = Reflect.construct(target, args) as { byteLength: number };
+        if (typeof args[0] === "number") bytes += made.byteLength;
+        return made;
+      },
+    });
+  };
+  for (const [name, type] of Object.entries(real)) Object.assign(globalThis, { [name]: counting(type as never) });
+  try {
+    run();
+  } finally {
+    Object.assign(globalThis, real);
+  }
+  return bytes;
+}
+
+test(
+  "a step with options in steady state allocates nothing of the tensors' size, and neither does clipGradNorm()",
+  LIMIT,
+  () => {
+    const classes = CLASSES.filter(([name]) => ["AdamW", "SGD", "Adafactor"].includes(name));
+    for (const [name, make, modes] of classes) {
+      // Adafactor's body in TypeScript makes arrays for rows and columns, with and without these options
+      for (const mode of name === "Adafactor" ? [{ foreach: true }] : modes) {
+        const params = parameters([[300, 400], [50_000]], "float32"), optimizer = new make(params, mode);
+        params.forEach((p, i) => p.grad = finite(i, p.size, "float32"));
+        const step = () => {
+          optimizer.step(null, { maxGradNorm: 0.1, gradScale: 7 });
+          clipGradNorm(params, 1);
+        };
+        for (let t = 0; t < 3; t++) step();
+        const bytes = allocated(step);
+        assert(bytes > 0, "nothing was counted");
+        assert(bytes < 20_000, `${name} ${JSON.stringify(mode)} allocates ${bytes} bytes`);
+      }
+    }
+  },
+);
 
 test("steps with and without options may alternate", () => {
   const run = (options: Record<string, unknown>) => {

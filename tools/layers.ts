@@ -15,6 +15,7 @@ const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
 /** The floors, from the top. A file belongs to the first pattern that it matches. */
 const FLOORS: readonly (readonly RegExp[])[] = [
   [/^mod\.ts$/],
+  [/^src\/adapters\//], // entry points of their own: mod.ts does not import them
   [/^src\/plot/],
   [/^src\/lr_scheduler\//, /^src\/swa_utils\//],
   [/^src\/optim\//, /^src\/foreach(_\w+)?\.ts$/, /^src\/clip_grad\.ts$/],

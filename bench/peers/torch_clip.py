@@ -1,7 +1,9 @@
 """Unscaling, clipping and stepping in torch: a child process of bench/clip.ts, one line of JSON in, one line of JSON out.
 
-    {"op": "setup", "rule": "AdamW", "shapes": [[1000], ...], "threads": 2, "scale": 0.5, "most": 1}  ->  {"torch": "2.13.0"}
-    {"op": "turn", "name": "all"}                                                                      ->  {"ms": 1.25}
+    {"op": "setup", "rule": "AdamW", "shapes": [[1000], ...], "threads": 2, "scale": 0.5, "most": 1, "shrink": 0.9999}
+        ->  {"torch": "2.13.0"}
+    {"op": "turn", "name": "all"}
+        ->  {"ms": 1.25}
 
 "all" unscales as torch.amp.GradScaler does, then clips and steps; "clip" clips and steps. It times as torch_step.py does.
 """
@@ -53,6 +55,8 @@ def setup(request):
     inverse, most = torch.tensor(1 / request["scale"]), request["most"]
 
     def clip():
+        nonlocal most
+        most *= request["shrink"]
         clip_grad_norm_(params, most)
         optimizer.step()
 

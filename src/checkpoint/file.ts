@@ -16,6 +16,27 @@ const SMALL = 16 << 10;
 const WINDOW = 64 << 10;
 const GATHERED = 1 << 20;
 
+/** How many tensors are read at a time: as one is checked or copied the next ones are on their way. */
+const IN_FLIGHT = 3;
+
+/** Does something for all items, a few at a time and begun in order. If one fails, no other is left running. */
+export async function forAll<T>(items: readonly T[], run: (item: T) => Promise<void>): Promise<void> {
+  let next = 0, failed = false;
+  const work = async () => {
+    while (next < items.length && !failed) {
+      try {
+        await run(items[next++]!);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  for (const result of await Promise.allSettled(Array.from({ length: IN_FLIGHT }, work))) {
+    if (result.status === "rejected") throw result.reason;
+  }
+}
+
 /** Reads from a file at any place. Small reads are served from a window, since files have many small tensors in a row. */
 export class FileReader {
   #window: Uint8Array = new Uint8Array(0);

@@ -8,6 +8,7 @@
  * @module
  */
 
+import { show } from "../errors.ts";
 import { broken } from "./error.ts";
 import {
   type CheckpointTensor,
@@ -89,7 +90,7 @@ export function decodeTree(json: unknown, tensors: ReadonlyMap<string, Checkpoin
 
   function tensor(name: unknown): CheckpointTensor {
     const found = typeof name === "string" ? tensors.get(name) : undefined;
-    if (found === undefined) broken(`its metadata names a tensor ${JSON.stringify(name)}, which is not there`);
+    if (found === undefined) broken(`its metadata names a tensor ${show(name)}, which is not there`);
     used.add(name as string);
     return found;
   }
@@ -118,7 +119,7 @@ export function decodeTree(json: unknown, tensors: ReadonlyMap<string, Checkpoin
       }
       return object;
     }
-    broken(`its metadata has ${JSON.stringify(key)} where it means nothing`);
+    broken(`its metadata has ${show(key)} where it means nothing`);
   }
 
   function decode(value: unknown, depth: number): unknown {
@@ -134,7 +135,7 @@ export function decodeTree(json: unknown, tensors: ReadonlyMap<string, Checkpoin
 
   const decoded = decode(json, 0);
   for (const name of tensors.keys()) {
-    if (!used.has(name)) broken(`it has a tensor ${JSON.stringify(name)}, which its metadata does not name`);
+    if (!used.has(name)) broken(`it has a tensor ${show(name)}, which its metadata does not name`);
   }
   return decoded;
 }

@@ -1,6 +1,7 @@
 /**
  * The names of what is inside of optimizer and scheduler state: camelCase here, torch's in `.pt` files. Names that are in no
- * table are a user's own, and stay as they are.
+ * table are a user's own, and stay as they are. The optimizers have one table, in which no name stands for two things; among
+ * the schedulers some do.
  *
  * @module
  */
@@ -50,7 +51,7 @@ export const LIKE_PARAMETER: ReadonlySet<string> = new Set(words(`
   expAvg expAvgSq maxExpAvgSq  expInf  sum  squareAvg accDelta gradAvg momentumBuffer  prev stepSize  ax  variance
 `)); // Adam and its kin, Adamax, Adagrad, Adadelta and RMSprop, Rprop, ASGD, Adafactor
 
-/** The tensors of LBFGS and BFGS, over all parameters at once, and their counts, which are Python's numbers in torch. */
+/** The tensors of LBFGS and BFGS, which are over all parameters at once. */
 export const FLAT: ReadonlySet<string> = new Set(words("d oldDirs oldStps prevFlatGrad h"));
 /** Numbers of LBFGS and BFGS that are numbers in torch too, and not tensors. */
 export const PLAIN_NUMBERS: ReadonlySet<string> = new Set(words("funcEvals nIter t prevLoss"));

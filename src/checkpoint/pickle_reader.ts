@@ -5,6 +5,7 @@
  * @module
  */
 
+import { show } from "../errors.ts";
 import { broken } from "./error.ts";
 import {
   Counter,
@@ -62,7 +63,7 @@ function tensor(args: readonly Item[], dtype: TensorDType | null, reader: Pickle
   });
   if (!empty && (last + 1) * bytes > ref.storage.bytes) {
     broken(
-      `its pickle makes a tensor of elements up to ${last} of the storage ${JSON.stringify(ref.storage.key)}, ` +
+      `its pickle makes a tensor of elements up to ${last} of the storage ${show(ref.storage.key)}, ` +
         `which has ${Math.floor(ref.storage.bytes / bytes)}`,
     );
   }
@@ -359,7 +360,7 @@ export class PickleReader {
     const known = this.#storages.get(key);
     const size = known?.storage.bytes ?? this.sizeOf(key);
     if (bytes !== size) {
-      broken(`its storage ${JSON.stringify(key)} is said to have ${bytes} bytes, and has ${size}`);
+      broken(`its storage ${show(key)} is said to have ${bytes} bytes, and has ${size}`);
     }
     const ref = new StorageRef(known?.storage ?? { key, bytes: size }, untyped ? null : type.dtype);
     this.#storages.set(key, known ?? ref);

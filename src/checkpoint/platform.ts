@@ -1,9 +1,11 @@
 /**
- * The modules of Node's that checkpoints need: Deno, Bun and Node have them. They are imported when they are first used, so
- * that the library can be imported where there are none.
+ * The modules of Node's that checkpoints need: Deno, Bun and Node have them. They are asked for when they are first used, and
+ * not by an import, so that the library can be imported and bundled where there are none: in a browser.
  *
  * @module
  */
+
+import { builtin } from "../../ffi/runtime.ts";
 
 /** Node's modules, and what is used of them. */
 export interface Platform {
@@ -24,20 +26,27 @@ export type Handle = Awaited<ReturnType<Platform["fs"]["open"]>>;
 
 let modules: Promise<Platform> | undefined;
 
-/** The modules, imported once. */
+/** The modules, taken once. It rejects with a TypeError where there are none, or where they are too old. */
 export function platform(): Promise<Platform> {
-  return modules ??= importAll();
+  return modules ??= new Promise((resolve) => resolve(takeAll()));
 }
 
-async function importAll(): Promise<Platform> {
-  const [fs, zlib, path, { default: process }] = await Promise.all([
-    import("node:fs/promises"),
-    import("node:zlib"),
-    import("node:path"),
-    import("node:process"),
-  ]);
-  if (typeof zlib.crc32 !== "function") {
-    throw new TypeError("checkpoints need crc32() of node:zlib: Node 22.2 or newer");
+function takeAll(): Platform {
+  try {
+    const process = builtin<typeof import("node:process")>("node:process");
+    const zlib = builtin<Platform["zlib"]>("node:zlib");
+    if (typeof zlib.crc32 !== "function") {
+      throw new Error("crc32() of node:zlib is missing: it needs Node 22.2 or newer");
+    }
+    return {
+      fs: builtin<Platform["fs"]>("node:fs/promises"),
+      zlib,
+      path: builtin<Platform["path"]>("node:path"),
+      windows: process.platform === "win32",
+      pid: process.pid,
+    };
+  } catch (cause) {
+    const why = (cause as Error).message;
+    throw new TypeError(`checkpoints need the files and the zlib of Deno, Bun or Node: ${why}`, { cause });
   }
-  return { fs, zlib, path, windows: process.platform === "win32", pid: process.pid };
 }

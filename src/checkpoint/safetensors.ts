@@ -7,8 +7,9 @@
  * @module
  */
 
+import { show } from "../errors.ts";
 import { broken } from "./error.ts";
-import type { FileReader, FileWriter } from "./file.ts";
+import { type FileReader, type FileWriter, forAll } from "./file.ts";
 import { decodeTree, encodeTree, flatTensors } from "./json_tree.ts";
 import { type CheckpointTensor, setOwn, sizeOf, TENSOR_DTYPES, type TensorDType, type Value, viewAs } from "./value.ts";
 
@@ -84,14 +85,14 @@ function parse(text: string, what: string): unknown {
 }
 
 function readEntry(name: string, value: unknown, size: number): Entry {
-  const label = `its tensor ${JSON.stringify(name.slice(0, 200))}`;
+  const label = `its tensor ${show(name)}`;
   if (!isObject(value)) broken(`${label} must be { dtype, shape, data_offsets }`);
   const { dtype: code, shape, data_offsets: offsets } = value;
   if (Object.keys(value).length !== 3) broken(`${label} must be { dtype, shape, data_offsets }`);
   const dtype = BY_CODE.get(code);
   if (dtype === undefined) {
     broken(
-      `${label} has the dtype ${JSON.stringify(code)?.slice(0, 60)}; there is ${[...BY_CODE.keys()].join(", ")}`,
+      `${label} has the dtype ${show(code)}; there is ${[...BY_CODE.keys()].join(", ")}`,
     );
   }
   if (!Array.isArray(shape) || !shape.every(isCount)) broken(`${label} must have a shape of integers >= 0`);
@@ -140,7 +141,7 @@ async function readHeader(reader: FileReader): Promise<{ entries: Entry[]; tree:
     if (begin !== at) {
       broken(
         begin < at
-          ? `its tensor ${JSON.stringify(name)} overlaps with another one`
+          ? `its tensor ${show(name)} overlaps with another one`
           : `bytes ${at} to ${begin} belong to no tensor`,
       );
     }
@@ -155,11 +156,11 @@ export async function readSafetensors(reader: FileReader): Promise<unknown> {
   const { entries, tree, start } = await readHeader(reader);
   const json = tree === undefined ? undefined : parse(tree, "its metadata");
   const tensors = new Map<string, CheckpointTensor>();
-  for (const { name, dtype, shape, begin, end } of entries) {
+  await forAll(entries, async ({ name, dtype, shape, begin, end }) => {
     const bytes = new Uint8Array(end - begin), info = TENSOR_DTYPES[dtype];
-    await reader.read(bytes, start + begin);
     tensors.set(name, { dtype, shape, data: viewAs(info.arrays[0]!, bytes.buffer, 0, bytes.length / info.bytes) });
-  }
+    await reader.read(bytes, start + begin);
+  });
   if (json !== undefined) return decodeTree(json, tensors);
   const content: Record<string, unknown> = {};
   for (const [name, tensor] of tensors) setOwn(content, name, tensor);

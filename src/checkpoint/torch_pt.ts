@@ -7,8 +7,9 @@
  * @module
  */
 
+import { show } from "../errors.ts";
 import { broken } from "./error.ts";
-import type { FileReader, FileWriter } from "./file.ts";
+import { type FileReader, type FileWriter, forAll } from "./file.ts";
 import { PickleReader } from "./pickle_reader.ts";
 import { PickleWriter } from "./pickle_writer.ts";
 import { platform } from "./platform.ts";
@@ -51,7 +52,7 @@ async function textOf(zip: ZipReader, name: string, most: number): Promise<strin
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(await zip.content(entry, most));
   } catch (error) {
-    if (error instanceof TypeError) broken(`its record ${JSON.stringify(name)} is not UTF-8`);
+    if (error instanceof TypeError) broken(`its record ${show(name)} is not UTF-8`);
     throw error;
   }
 }
@@ -59,7 +60,7 @@ async function textOf(zip: ZipReader, name: string, most: number): Promise<strin
 /** Whether numbers are stored with the high byte first. */
 async function isBigEndian(zip: ZipReader, folder: string): Promise<boolean> {
   const order = await textOf(zip, `${folder}byteorder`, 100) ?? "little"; // as before torch 2.1
-  if (order !== "little" && order !== "big") broken(`its byte order is ${JSON.stringify(order)}`);
+  if (order !== "little" && order !== "big") broken(`its byte order is ${show(order)}`);
   return order === "big";
 }
 
@@ -79,7 +80,7 @@ export async function readTorch(reader: FileReader): Promise<unknown> {
   const swap = await isBigEndian(zip, folder), marks = await readMarks(zip, folder);
   const storage = (key: string) => {
     return zip.entries.get(`${folder}data/${key}`) ??
-      broken(`its pickle refers to a storage ${JSON.stringify(key)}, which is not in the archive`);
+      broken(`its pickle refers to a storage ${show(key)}, which is not in the archive`);
   };
   const bytes = await zip.content(zip.entries.get(`${folder}data.pkl`)!, MAX_PICKLE);
   const pickle = new PickleReader(bytes, (key) => storage(key).size), value = pickle.read();
@@ -93,13 +94,13 @@ export async function readTorch(reader: FileReader): Promise<unknown> {
   const budget = { left: GATHER_FREE + GATHER * reader.size };
   const inOrder = [...byStorage].map(([key, views]) => ({ entry: storage(key), views }));
   inOrder.sort((a, b) => a.entry.offset - b.entry.offset);
-  for (const { entry, views } of inOrder) {
+  await forAll(inOrder, async ({ entry, views }) => {
     const content = await zip.content(entry);
     if (swap) swapBytes(content, views);
     for (const view of views) {
       view.loaded = { dtype: view.dtype, shape: view.shape, data: elements(content, view, budget) };
     }
-  }
+  });
   return fromTorch(value, marks);
 }
 

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { show } from "../errors.ts";
 import { broken } from "./error.ts";
 import { GROUP_NAMES, LIKE_PARAMETER, schedulerNames, STATE_NAMES } from "./names.ts";
 import { Counter, type PythonDict, type PythonKey, type PythonValue, SparseView, TensorView } from "./python.ts";
@@ -74,6 +75,9 @@ function scalarOf(view: TensorView): number | bigint | boolean {
 
 function sparseOf({ indices, values, shape }: SparseView): Plain {
   const long = arrayOf(indices) as BigInt64Array;
+  if (long.some((index) => index < 0n || index > 0x7fffffffn)) {
+    broken("it has a sparse tensor with indices beyond 2^31");
+  }
   return {
     indices: Int32Array.from(long, Number),
     values: arrayOf(values),
@@ -127,14 +131,14 @@ export function fromTorch(root: PythonValue, marks: Mark | null | undefined): un
 
   /** A dict as an object; `name` gives the keys. */
   function dict(
-    entries: PythonDict,
+    entries: Iterable<readonly [PythonKey, PythonValue]>,
     each: (item: PythonValue, key: string) => unknown,
     name: (key: string) => string = (key) => key,
   ): Plain {
     const object: Plain = {};
     for (const [key, item] of entries) {
       const own = name(String(key));
-      if (Object.hasOwn(object, own)) broken(`its pickle has a dict with the key ${JSON.stringify(own)} twice`);
+      if (Object.hasOwn(object, own)) broken(`its pickle has a dict with the key ${show(own)} twice`);
       setOwn(object, own, each(item, own));
     }
     return object;
@@ -188,11 +192,7 @@ export function fromTorch(root: PythonValue, marks: Mark | null | undefined): un
 
   function scheduler(entries: PythonDict, mark: Mark | null, depth: number): Plain {
     const names = schedulerNames((key) => entries.has(key)), composite = entries.has("_schedulers");
-    const kept: PythonDict = new Map(entries);
-    if (isMarked) { // written for torch alone
-      kept.delete("lr_lambdas");
-      kept.delete("_scale_fn_custom");
-    }
+    const kept = [...entries].filter(([key]) => inside(mark, names.fromTorch(String(key)))?.[0] !== "added");
     return dict(kept, (item, key) => {
       if (item instanceof Counter && !composite) return epochs(item);
       if (key === "ends" && isArray(item)) {

@@ -11,8 +11,9 @@ import { Counts, Float, SparseSpec, TensorSpec, Tuple, type WritableValue } from
 import { type Dict, setOwn, sizeOf, Tensor, type Value } from "./value.ts";
 
 /**
- * What a value was before it became torch's: `"optimizer"`, `"scheduler"`, `"averaged"`, `"bigint"`, `"tensor"` inside of state,
- * or the class of a typed array; null for what comes back by itself. And the marks of what is in it, by key.
+ * What a value was before it became torch's: `"optimizer"`, `"scheduler"`, `"averaged"`, `"bigint"`, `"null"`, `"tensor"` or
+ * `"dict"` inside of state, `"added"` for what was not there, or the class of a typed array; null for what comes back by itself.
+ * And the marks of what is in it, by key.
  */
 export type Mark = readonly [what: string | null, inside?: Readonly<Record<string, Mark>>];
 
@@ -42,6 +43,8 @@ class Marks {
 }
 
 const STEP_MOST = 2 ** 24;
+const isRising = (epochs: readonly number[]) =>
+  epochs.every((epoch, i) => Number.isSafeInteger(epoch) && !(epoch < epochs[i - 1]!) && !Object.is(epoch, -0));
 const isIndex = (key: string) => /^(0|[1-9]\d{0,14})$/.test(key);
 const isDict = (value: Value | undefined): value is Dict => value instanceof Map;
 const isNumbers = (value: Value | undefined): value is number[] =>
@@ -196,16 +199,19 @@ export function toTorch(root: Value): Result {
     for (const [key, value] of entries) {
       written.set(names.toTorch(key), marks.add(key, schedulerValue(entries, key, value, composite)));
     }
-    // torch asks for these, and what is absent here means the same
-    if (entries.has("scaleMode")) written.set("_scale_fn_custom", null);
+    // torch asks for these; what is absent here means the same, and is absent again when it is loaded
+    const add = (key: string, value: WritableValue) => {
+      if (!entries.has(key)) written.set(names.toTorch(key), marks.add(key, marked(value, "added")));
+    };
+    if (entries.has("scaleMode")) add("scaleFnCustom", null);
     if (!composite && entries.size === 4 + Number(entries.has("field"))) {
-      written.set("lr_lambdas", new Array<null>(count).fill(null));
+      add("lrLambdas", new Array<null>(count).fill(null));
     }
     return marks.of(written);
   }
 
   function schedulerValue(entries: Dict, key: string, value: Value, composite: boolean): Result {
-    if (key === "milestones" && !composite && isNumbers(value) && value.every(Number.isSafeInteger)) {
+    if (key === "milestones" && !composite && isNumbers(value) && isRising(value)) {
       const counts = new Map<number, number>();
       for (const epoch of value) counts.set(epoch, (counts.get(epoch) ?? 0) + 1);
       return plain(new Counts(counts));

@@ -8,8 +8,10 @@
  * @module
  */
 
+import { show } from "../errors.ts";
 import { broken } from "./error.ts";
 import { CHUNK, type FileReader, type FileWriter } from "./file.ts";
+import { builtin } from "../../ffi/runtime.ts";
 import type { Platform } from "./platform.ts";
 import type { Tensor } from "./value.ts";
 
@@ -153,7 +155,7 @@ export interface ZipEntry {
   readonly crc: number;
 }
 
-/** How much more than its compressed bytes a record may have: what torch saves is not compressed at all. */
+/** How much more than the file has its compressed records may become: what torch saves is not compressed at all. */
 const INFLATION = 16;
 const INFLATION_FREE = 64 << 20;
 
@@ -161,6 +163,7 @@ const INFLATION_FREE = 64 << 20;
 export class ZipReader {
   /** Whether there are checksums: torch can be told to write none, and then has zeros in their place. */
   readonly #hasSums: boolean;
+  #inflated = 0;
 
   constructor(
     readonly reader: FileReader,
@@ -173,7 +176,7 @@ export class ZipReader {
 
   #checkSum({ name, crc }: ZipEntry, found: number): void {
     if (this.#hasSums && found !== crc) {
-      broken(`its record ${JSON.stringify(name)} is damaged: the checksum is not right`);
+      broken(`its record ${show(name)} is damaged: the checksum is not right`);
     }
   }
 
@@ -189,9 +192,9 @@ export class ZipReader {
       const next = at + 46 + names + extra + view.getUint16(at + 32, true);
       if (next > size) broken("its directory is cut off");
       const entry = readEntry(view, directory, at, names, extra);
-      if (entries.has(entry.name)) broken(`it has the record ${JSON.stringify(entry.name)} twice`);
+      if (entries.has(entry.name)) broken(`it has the record ${show(entry.name)} twice`);
       if (entry.offset + 30 + names + entry.stored > start) {
-        broken(`its record ${JSON.stringify(entry.name)} is said to lie beyond the end of the file`);
+        broken(`its record ${show(entry.name)} is said to lie beyond the end of the file`);
       }
       entries.set(entry.name, entry);
       at = next;
@@ -201,7 +204,7 @@ export class ZipReader {
     for (let i = 1; i < inOrder.length; i++) {
       const before = inOrder[i - 1]!;
       if (before.offset + 30 + before.stored > inOrder[i]!.offset) {
-        broken(`its records ${JSON.stringify(before.name)} and ${JSON.stringify(inOrder[i]!.name)} overlap`);
+        broken(`its records ${show(before.name)} and ${show(inOrder[i]!.name)} overlap`);
       }
     }
     return new ZipReader(reader, zlib, entries);
@@ -210,18 +213,18 @@ export class ZipReader {
   /** Where a record's content begins. */
   async #content({ name, offset, stored }: ZipEntry): Promise<number> {
     const header = await this.reader.bytes(offset, 30), view = new DataView(header.buffer);
-    if (view.getUint32(0, true) !== LOCAL) broken(`its record ${JSON.stringify(name)} is not where its directory says`);
+    if (view.getUint32(0, true) !== LOCAL) broken(`its record ${show(name)} is not where its directory says`);
     const start = offset + 30 + view.getUint16(26, true) + view.getUint16(28, true);
-    if (start + stored > this.reader.size) broken(`its record ${JSON.stringify(name)} is cut off`);
+    if (start + stored > this.reader.size) broken(`its record ${show(name)} is cut off`);
     return start;
   }
 
   /** A record's whole content, checked; `most` is how long it may be. */
   async content(entry: ZipEntry, most: number = Infinity): Promise<Uint8Array<ArrayBuffer>> {
     const { name, size, stored, deflated } = entry;
-    if (size > most) broken(`its record ${JSON.stringify(name)} has ${size} bytes, at most ${most} are allowed`);
-    if (deflated && size > INFLATION_FREE + INFLATION * stored) {
-      broken(`its record ${JSON.stringify(name)} is said to become ${size} bytes out of ${stored}`);
+    if (size > most) broken(`its record ${show(name)} has ${size} bytes, at most ${most} are allowed`);
+    if (deflated && (this.#inflated += size) > INFLATION_FREE + INFLATION * this.reader.size) {
+      broken(`its record ${show(name)} is said to become ${size} bytes out of ${stored}`);
     }
     const start = await this.#content(entry);
     if (deflated) return await this.#inflate(entry, start);
@@ -233,12 +236,13 @@ export class ZipReader {
   }
 
   async #inflate(entry: ZipEntry, start: number): Promise<Uint8Array<ArrayBuffer>> {
-    const { name, size, stored } = entry, { reader, zlib } = this, label = `its record ${JSON.stringify(name)}`;
+    const { name, size, stored } = entry, { reader, zlib } = this, label = `its record ${show(name)}`;
     async function* pieces(): AsyncGenerator<Uint8Array> {
       const length = Math.min(CHUNK, 1 << 20);
       for (let at = 0; at < stored; at += length) yield await reader.bytes(start + at, Math.min(length, stored - at));
     }
-    const { Readable } = await import("node:stream"), stream = Readable.from(pieces()).pipe(zlib.createInflateRaw());
+    const { Readable } = builtin<typeof import("node:stream")>("node:stream"),
+      stream = Readable.from(pieces()).pipe(zlib.createInflateRaw());
     // what comes out is gathered first: the size that the directory claims is believed once it has been borne out
     const parts: Uint8Array[] = [];
     let length = 0, crc = 0;
@@ -318,7 +322,7 @@ function readEntry(view: DataView, directory: Uint8Array, at: number, names: num
   } catch {
     broken("its directory has a name that is not UTF-8");
   }
-  const label = `its record ${JSON.stringify(name)}`, flags = view.getUint16(at + 8, true);
+  const label = `its record ${show(name)}`, flags = view.getUint16(at + 8, true);
   const method = view.getUint16(at + 10, true);
   if (flags & 1) broken(`${label} is encrypted`);
   if (method !== 0 && method !== 8) broken(`${label} is compressed by method ${method}; only deflate (8) is read`);

@@ -190,7 +190,9 @@ export abstract class LRScheduler {
   step(...args: never[]): void {
     if (args.length > 0) refuseEpoch(args, this.constructor.name);
     if (!this.#checked) {
-      if (this.#engine.steps === 0 && this.optimizer.stepCount === 0) console.warn(ORDER);
+      if (this.#engine.steps === 0 && this.optimizer.stepCount === 0 && this.optimizer.lastStep === null) {
+        console.warn(ORDER);
+      }
       this.#checked = true;
     }
     this.#stepBy(null);

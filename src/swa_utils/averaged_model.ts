@@ -154,7 +154,9 @@ export class AveragedModel<M extends Module = Module> implements Module {
 
   static {
     addLiveSource((object) => {
-      if (!(object instanceof AveragedModel) || object.stateDict !== AveragedModel.prototype.stateDict) return undefined;
+      if (!(object instanceof AveragedModel) || object.stateDict !== AveragedModel.prototype.stateDict) {
+        return undefined;
+      }
       const entries = readTensors(object.module, "the averaged model");
       return { dict: makeStateDict(object.nAveraged, entries, true), version: () => object.nAveraged };
     });
@@ -247,7 +249,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
       swapped.delete(model);
       entries.forEach((entry, i) => {
         if (entry.param !== null && entry.param.data !== arrays[i]) entry.param.data = arrays[i] as TypedArray;
-        copyBits(arrays[i]!, saved[i]!);
+        copyBits(arrayOf(entry), saved[i]!); // not arrays[i]: an adapter's parameter is where the other library has it now
       });
       if (!other.holds(model)) restoreReplaced(model, entries, saved);
       otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);

@@ -7,6 +7,7 @@
 import { type DType, isTypedArray, type TypedArray } from "../dtype.ts";
 import { show, StateDictError } from "../errors.ts";
 import { readTensor } from "../optim/state_dict.ts";
+import { Parameter } from "../parameter.ts";
 import { type IntegerArray, isObject } from "./module.ts";
 import { type AnyArray, arrayOf, type Entry, type IntegerType } from "./tensors.ts";
 
@@ -58,10 +59,12 @@ function readEntry(dict: Record<PropertyKey, unknown>, entry: Entry): AnyArray {
   const { dtype, shape, data } = isObject(value) && !ArrayBuffer.isView(value) && !Array.isArray(value)
     ? value
     : { dtype: undefined, shape: undefined, data: value };
-  if (dtype !== undefined && dtype !== entry.dtype) {
+  const isInteger = entry.param === null && typeof dtype === "string" && /^u?int\d+$/.test(dtype); // taken where they fit
+  if (dtype !== undefined && dtype !== entry.dtype && !isInteger) {
     throw new StateDictError(`${where} is ${show(dtype)} in the state dict, ${entry.dtype} in the averaged model`);
   }
-  if (shape !== undefined) {
+  // a plain array has no shape of its own: torch's count of batches has none, here it has one element
+  if (shape !== undefined && (entry.raw instanceof Parameter || !Array.isArray(shape))) {
     if (!Array.isArray(shape) || shape.length !== entry.shape.length || shape.some((n, k) => n !== entry.shape[k])) {
       throw new StateDictError(
         `${where} has shape ${show(shape)} in the state dict, ${show(entry.shape)} in the averaged model`,

@@ -39,7 +39,7 @@ def gradient(written, parameter):
     if isinstance(written, dict):
         shape = tuple(parameter.shape)
         return torch.sparse_coo_tensor(written["indices"], written["values"].reshape(-1, *shape[1:]), shape)
-    return written.reshape(parameter.shape)
+    return written.reshape(parameter.shape).to(parameter.dtype)
 
 
 def closure_of(parameters, curvatures, targets):
@@ -61,6 +61,9 @@ def optimizer_case(case):
     # the options are all in the state dict
     optimizer = getattr(torch.optim, case["optimizer"])([{"params": [p]} for p in named] if case["groups"] else named)
     optimizer.load_state_dict(saved["optimizer"])
+    for group in optimizer.param_groups:
+        if case["fused"]:
+            group["fused"] = True
     for stage, steps in (("torch", saved["forTorch"]), ("end", saved["afterwards"])):
         for row in steps:
             if isinstance(row, dict):

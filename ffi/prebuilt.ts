@@ -1,0 +1,90 @@
+/**
+ * The prebuilt native libraries: ffi/prebuilt/ has a module for each target, made by `deno task build --all`.
+ *
+ * A step is synchronous, and so is what it takes to open a library. Where the sources are files, the target's module is
+ * read as text when it is needed. Where they came over the network there is no file, and modules come by `import()` alone,
+ * which is asynchronous: so in Deno, if native libraries may be opened, this module awaits its target's when it is
+ * imported. Nothing is unpacked or opened by that.
+ *
+ * @module
+ */
+
+import { builtin, deno, env, granted, targets } from "./runtime.ts";
+import { openableFolder, type Prebuilt } from "./unpack.ts";
+
+/** Imports a target's module. Each import is literal, so that registries and Deno's loader see what there is. */
+async function importPrebuilt(target: string): Promise<Prebuilt | null> {
+  switch (target) {
+    case "linux-x64":
+      return await import("./prebuilt/linux-x64.ts");
+    case "linux-x64-musl":
+      return await import("./prebuilt/linux-x64-musl.ts");
+    case "linux-arm64":
+      return await import("./prebuilt/linux-arm64.ts");
+    case "linux-arm64-musl":
+      return await import("./prebuilt/linux-arm64-musl.ts");
+    case "darwin-x64":
+      return await import("./prebuilt/darwin-x64.ts");
+    case "darwin-arm64":
+      return await import("./prebuilt/darwin-arm64.ts");
+    case "win32-x64":
+      return await import("./prebuilt/win32-x64.ts");
+    default:
+      return null;
+  }
+}
+
+/** Whether the sources are files. */
+const FROM_FILE: boolean = import.meta.url.startsWith("file:");
+
+/** What the top-level await brought: a module, or why there is none. */
+interface Fetched {
+  target: string | null;
+  prebuilt: Prebuilt | null;
+  why: string;
+}
+
+async function fetchPrebuilt(): Promise<Fetched> {
+  const none = (why: string): Fetched => ({ target: null, prebuilt: null, why });
+  if (!deno) return none("the package was not imported from a file");
+  if (env("FLATSTEP_LIBRARY") !== undefined || ["js", "wasm"].includes(env("FLATSTEP_BACKEND") ?? "")) {
+    return none("the environment asked for something else when the package was imported");
+  }
+  try {
+    openableFolder();
+    const [target] = targets();
+    const prebuilt = await importPrebuilt(target!);
+    return prebuilt ? { target: target!, prebuilt, why: "" } : none(`there is none for ${target}`);
+  } catch (error) {
+    return none(`when the package was imported: ${(error as Error).message.split("\n")[0]}`);
+  }
+}
+
+const fetched: Fetched | null = FROM_FILE ? null : await fetchPrebuilt();
+
+/** Reads a target's module as text: a file beside this one, of the same ending. */
+function readPrebuilt(target: string): Prebuilt {
+  openableFolder();
+  const url = new URL(`./prebuilt/${target}${import.meta.url.endsWith(".js") ? ".js" : ".ts"}`, import.meta.url);
+  const { fileURLToPath } = builtin<typeof import("node:url")>("node:url");
+  const { existsSync, readFileSync } = builtin<typeof import("node:fs")>("node:fs");
+  const path = fileURLToPath(url);
+  if (!granted({ name: "read", path })) {
+    throw new Error(`there is no permission to read ${path}: run with --allow-read`);
+  }
+  if (!existsSync(path)) throw new Error(`there is none for ${target}`);
+  const text = readFileSync(path, "utf8"), found = text.match(/"([0-9a-f]{64})"[^"]*?= (\d+);[^"]*"([\w+/=]+)"/);
+  if (!found) throw new Error(`${path} is not what \`deno task build --all\` makes`);
+  return { SHA256: found[1]!, SIZE: Number(found[2]), GZIP: found[3]! };
+}
+
+/**
+ * The prebuilt library of a target.
+ *
+ * @throws {Error} with the reason, if it cannot be had
+ */
+export function prebuiltOf(target: string): Prebuilt {
+  if (fetched === null) return readPrebuilt(target);
+  if (fetched.target !== target) throw new Error(fetched.why || `there is none for ${target} here`);
+  return fetched.prebuilt!;
+}

@@ -1,0 +1,158 @@
+/**
+ * Unpacks a prebuilt library into the user's cache folder, from where it can be opened.
+ *
+ * What lies there is trusted no more than the folder is: it has to be the user's own, closed to everybody else, and the
+ * file has to have the SHA-256 that the module carries, each time before it is opened. So an altered file is replaced, and
+ * where it cannot be, refused. A library is written under a name of its own and renamed: any number of programs may do so
+ * at once, and one that is cut off leaves nothing that would be opened.
+ *
+ * @module
+ */
+
+import { builtin, deno, env, granted, platform, userId } from "./runtime.ts";
+
+type Fs = typeof import("node:fs");
+type Stats = import("node:fs").Stats;
+
+/** What a module of ffi/prebuilt/ exports. */
+export interface Prebuilt {
+  /** SHA-256 of the library. */
+  readonly SHA256: string;
+  /** Its length in bytes. */
+  readonly SIZE: number;
+  /** The library, compressed by gzip, in base64. */
+  readonly GZIP: string;
+}
+
+const isWindows = () => platform()?.startsWith("win32") === true;
+
+/**
+ * The folder that libraries are unpacked into: `flatstep` in the user's cache folder.
+ *
+ * @throws {Error} if the environment does not tell where that is, or may not be read
+ */
+export function cacheFolder(): string {
+  const places: readonly (readonly [string, string])[] = isWindows()
+    ? [["LOCALAPPDATA", ""]]
+    : platform()?.startsWith("darwin")
+    ? [["HOME", "/Library/Caches"]]
+    : [["XDG_CACHE_HOME", ""], ["HOME", "/.cache"]];
+  for (const [name, inside] of places) {
+    const value = env(name);
+    if (value === undefined || !(isWindows() ? /^[A-Za-z]:[\\/]|^\\\\/ : /^\//).test(value)) continue; // relative: ignored
+    return `${value.replace(/[\\/]+$/, "")}${inside}${isWindows() ? "\\" : "/"}flatstep`;
+  }
+  const names = places.map(([name]) => name);
+  throw new Error(
+    `there is no cache folder: ${names.join(" and ")} ${names.length > 1 ? "are" : "is"} not set to an absolute path` +
+      (deno ? `, or may not be read (--allow-env=${names.join(",")})` : ""),
+  );
+}
+
+/**
+ * The cache folder, if a library in it may be opened and read.
+ *
+ * @throws {Error} with the reason, if not
+ */
+export function openableFolder(): string {
+  const folder = cacheFolder();
+  if (!granted({ name: "ffi", path: folder })) {
+    throw new Error("there is no permission to open it: run with --allow-ffi");
+  }
+  if (!granted({ name: "read", path: folder })) {
+    throw new Error(`there is no permission to read ${folder}: run with --allow-read`);
+  }
+  return folder;
+}
+
+/** What lies at a path, itself and not what a symbolic link points to; null if there is nothing. */
+function look(fs: Fs, path: string): Stats | null {
+  const stats = fs.lstatSync(path, { throwIfNoEntry: false }) ?? null;
+  if (stats?.isSymbolicLink()) throw new Error(`${path} is a symbolic link`);
+  return stats;
+}
+
+/** The user's number, by what a new file of theirs has where the system may not be asked; null where there are none. */
+function ownId(fs: Fs, folder: string): number | null {
+  if (isWindows()) return null;
+  const id = userId();
+  if (id !== null) return id;
+  if (!granted({ name: "write", path: folder })) {
+    throw new Error(`whose ${folder} is cannot be told: run with --allow-sys=uid or --allow-write`);
+  }
+  const probe = `${folder}/probe-${crypto.randomUUID()}`;
+  try {
+    fs.writeFileSync(probe, "", { flag: "wx", mode: 0o600 });
+    return fs.lstatSync(probe).uid;
+  } finally {
+    fs.rmSync(probe, { force: true });
+  }
+}
+
+/** Throws unless a folder or file is the user's own, and nobody else may write to it. */
+function assertOwn(path: string, stats: Stats, id: number | null): void {
+  if (id === null) return;
+  if (stats.uid !== id) throw new Error(`${path} belongs to somebody else`);
+  if ((stats.mode & 0o022) !== 0) throw new Error(`${path} may be written to by others: chmod go-w it, or remove it`);
+}
+
+/** Whether the library lies at a path, in every byte. */
+function isIntact(fs: Fs, path: string, { SHA256, SIZE }: Prebuilt, id: number | null): boolean {
+  const stats = look(fs, path);
+  if (stats === null) return false;
+  if (!stats.isFile()) throw new Error(`${path} is not a file`);
+  assertOwn(path, stats, id);
+  return stats.size === SIZE && sha256(fs.readFileSync(path)) === SHA256;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return builtin<typeof import("node:crypto")>("node:crypto").createHash("sha256").update(bytes).digest("hex");
+}
+
+function decompressed({ SHA256, SIZE, GZIP }: Prebuilt): Uint8Array {
+  const { Buffer } = builtin<typeof import("node:buffer")>("node:buffer");
+  const bytes = builtin<typeof import("node:zlib")>("node:zlib").gunzipSync(Buffer.from(GZIP, "base64"), {
+    maxOutputLength: SIZE,
+  });
+  if (bytes.length !== SIZE || sha256(bytes) !== SHA256) throw new Error("the package's library is damaged");
+  return bytes;
+}
+
+/** Writes a file in one piece: whoever looks sees the old one or the new one. */
+function write(fs: Fs, path: string, bytes: Uint8Array): void {
+  const temporary = `${path}.${crypto.randomUUID()}`;
+  try {
+    fs.writeFileSync(temporary, bytes, { flag: "wx", mode: 0o600 });
+    if (!isWindows()) fs.chmodSync(temporary, 0o500); // there it would stand in the way of renaming
+    fs.renameSync(temporary, path);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+/**
+ * Sees to it that a library lies in the cache folder, in every byte, and returns its path.
+ *
+ * @throws {Error} with the reason, if it cannot be written there, or what is there cannot be trusted
+ */
+export function unpack(target: string, prebuilt: Prebuilt): string {
+  const folder = openableFolder(), separator = isWindows() ? "\\" : "/";
+  const ending = isWindows() ? "dll" : platform()?.startsWith("darwin") ? "dylib" : "so";
+  const path = `${folder}${separator}${target}-${prebuilt.SHA256}.${ending}`;
+  const fs = builtin<Fs>("node:fs"), mayWrite = granted({ name: "write", path: folder });
+  const forbidden = `there is no permission to write to ${folder}: run with --allow-write`;
+  if (look(fs, folder) === null) {
+    if (!mayWrite) throw new Error(forbidden);
+    fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+  }
+  const stats = look(fs, folder);
+  if (!stats?.isDirectory()) throw new Error(`${folder} is not a folder`);
+  const id = ownId(fs, folder);
+  assertOwn(folder, stats, id);
+  if (isIntact(fs, path, prebuilt, id)) return path;
+  if (!mayWrite) throw new Error(forbidden);
+  write(fs, path, decompressed(prebuilt));
+  if (!isIntact(fs, path, prebuilt, id)) throw new Error(`${path} is not what has just been written`);
+  return path;
+}
