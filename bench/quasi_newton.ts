@@ -87,8 +87,8 @@ async function measureBfgs(rounds: number): Promise<void> {
     const found = await inTurn(contenders, rounds, PAUSE_MS);
     const theirs = child === null ? ["absent", "", ""] : [
       timeText(found.time("peer BFGS")),
-      `${digits(found.ratio("peer BFGS", "BFGS"))}x`,
-      atBest(found, "peer BFGS", "BFGS"),
+      times(found.ratio("peer BFGS", "BFGS")),
+      times(bestRatio(found, "peer BFGS", "BFGS")),
     ];
     console.log(
       `BFGS, ${VARIABLES} variables, float64: an iteration of ${ITERATIONS}, with the search and the closure\n`,
@@ -102,9 +102,12 @@ async function measureBfgs(rounds: number): Promise<void> {
 }
 
 /** The ratio of two contenders' best turns. */
-function atBest({ rounds }: Timings, name: string, to: string): string {
-  return `${digits(Math.min(...rounds.get(name)!) / Math.min(...rounds.get(to)!))}x`;
+function bestRatio({ rounds }: Timings, name: string, to: string): number {
+  return Math.min(...rounds.get(name)!) / Math.min(...rounds.get(to)!);
 }
+
+const times = (ratio: number) => `${digits(ratio)}x`;
+const share = (part: number) => `${(100 * part).toFixed(0)} %`;
 
 /** The passes over vectors that a step makes: listens in while it runs. */
 function passesOf(step: () => void): Combination[] {
@@ -169,6 +172,7 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
         "its two loops",
         "GB/s",
         "of the limit",
+        "at best",
         version,
         "its closure",
         "ratio",
@@ -180,12 +184,13 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
         timeText(found.time("closure")),
         timeText(found.time("loops")),
         digits(bytes / found.time("loops") / 1e6),
-        `${(100 * found.ratio("limit", "loops")).toFixed(0)} %`,
+        share(found.ratio("limit", "loops")),
+        share(bestRatio(found, "limit", "loops")),
         ...(child === null ? ["absent", "", "", ""] : [
           timeText(found.time("peer LBFGS")),
           timeText(found.time("peer closure")),
-          `${digits(found.ratio("peer LBFGS", "step"))}x`,
-          atBest(found, "peer LBFGS", "step"),
+          times(found.ratio("peer LBFGS", "step")),
+          times(bestRatio(found, "peer LBFGS", "step")),
         ]),
       ]],
     ));

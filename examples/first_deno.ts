@@ -1,4 +1,4 @@
-// deno run --allow-ffi examples/first_deno.ts     (without --allow-ffi it runs in TypeScript)
+// deno run --allow-ffi examples/first_deno.ts     (without --allow-ffi it runs in WebAssembly)
 import { AdamW, backend, Parameter } from "@flatstep/optim";
 
 // Fit y = a·sin(x) + b to a hundred noisy points; the gradients are written by hand.

@@ -177,10 +177,10 @@ export const OTHER_FLAGS: Readonly<Record<"wasm" | "ptx", readonly string[]>> = 
 export function compileOther(target: "wasm" | "ptx", output: string): void {
   const { command: [command, ...first] } = findZig();
   const common = FLAGS.filter((flag) => !flag.startsWith("-mprefer"));
-  const without = target === "wasm" ? ["threads.c", "ptx.c"] : [];
-  const files = sources().filter((path) => target === "wasm" ? /\.c$/.test(path) : basename(path) === "ptx.c");
-  const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output];
-  args.push(...files.filter((path) => !without.includes(basename(path))));
+  const others = target === "wasm" ? ["threads.c", "ptx.c"] : [];
+  const files = sources().filter((path) => path.endsWith(".c") && !others.includes(basename(path)));
+  const compiled = target === "wasm" ? files : [join(SOURCES, "ptx.c")];
+  const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output, ...compiled];
   execFileSync(command, args, { stdio: ["ignore", "inherit", "inherit"] });
 }
 

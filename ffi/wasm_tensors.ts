@@ -229,6 +229,11 @@ export class WasmTensors {
 
   /** Gives a large workspace back. */
   #shrink(): void {
-    if (this.heap.size > KEPT) this.heap = new Heap(CALL_BYTES);
+    if (this.heap.size <= KEPT) return;
+    try {
+      this.heap = new Heap(CALL_BYTES);
+    } catch {
+      // the system has not even that: the large one stays
+    }
   }
 }

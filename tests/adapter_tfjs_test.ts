@@ -181,6 +181,41 @@ test("with wasm a parameter is where the variable is, also after the heap has gr
   tf.dispose([...grown, v]);
 });
 
+test("with wasm, products and convolutions see what a step has written, though they keep packed weights", async () => {
+  await tf.setBackend("wasm");
+  const x = tf.tensor2d([1, 2, 3, 4], [2, 2]), image = tf.ones<tf.Rank.R4>([1, 2, 2, 1]);
+  const w = variable([1, 2, 3, 4], [2, 2]), filter = variable([1, 2, 3, 4], [2, 2, 1, 1]);
+  const variables = new TfVariables(tf, [w, filter]), optimizer = new SGD(variables.parameters, { lr: 1 });
+  const look = () =>
+    tf.tidy(() => [
+      ...x.matMul(w as tf.Tensor2D).dataSync(),
+      ...tf.conv2d(image, filter as tf.Tensor4D, 1, "valid").dataSync(),
+    ]);
+  assertEquals(look(), [7, 10, 15, 22, 10]);
+  for (const p of variables.parameters) p.grad = Float32Array.of(1, 1, 1, 1);
+  optimizer.step();
+  assertEquals(look(), [4, 7, 8, 15, 6]);
+  const kept = variables.parameters.map(({ data }) => data);
+  look();
+  for (const array of kept) array.fill(1);
+  variables.push(); // for an array that was kept; a step asks anew
+  assertEquals(look(), [3, 3, 7, 7, 4]);
+  tf.dispose([x, image, w, filter]);
+});
+
+test("with wasm a thousand steps leave nothing in the heap", async () => {
+  await tf.setBackend("wasm");
+  const heap = tf.backend() as unknown as { wasm: { HEAPU8: Uint8Array } };
+  const model = new LayersModule(tf, makeModel(7)), optimizer = new SGD(model.parameters, { lr: 1e-3 });
+  const x = tf.tensor2d(X, [N, D]), closure = model.closure(() => model.forward(x).square().sum());
+  for (let step = 0; step < 50; step++) optimizer.step(closure);
+  const before = [heap.wasm.HEAPU8.length, tensors(), tf.memory().numBytes];
+  for (let step = 0; step < 1000; step++) optimizer.step(closure);
+  assertEquals([heap.wasm.HEAPU8.length, tensors(), tf.memory().numBytes], before);
+  model.dispose();
+  x.dispose();
+});
+
 test("with cpu a parameter's data is what dataSync() gives, and the array stays the same", async () => {
   await tf.setBackend("cpu");
   const v = variable([1, 2, 3]), variables = new TfVariables(tf, [v]), [p] = variables.parameters, first = p!.data;
@@ -346,7 +381,7 @@ testPlaces("training a LayersModel, averaging it and updating its batch norms le
       expected[i]!.forEach((v, k) => expected[i]![k] = step === 0 ? data[k]! : 0.9 * v + 0.1 * data[k]!)
     );
   }
-  assert(last < first / 2, `training must lower the loss: ${first}, then ${last}`);
+  assert(last < 0.7 * first, `training must lower the loss: ${first}, then ${last}`);
   assertEquals(model.norms[0]!.numBatchesTracked, 31);
   // the average is in float32: thirty roundings of numbers around 1
   averaged.module.parameters.forEach(({ data }, i) => assertNear(data, expected[i]!, 2e-6));
@@ -525,7 +560,7 @@ test("LayersModule says what is wrong with a model, and asks for clone where it 
     message(() => new LayersModule(tf, {} as tf.LayersModel)),
     "model must be a LayersModel of tfjs, got an object",
   );
-  const empty = tf.sequential({ layers: [tf.layers.dense({ units: 1 })] });
+  const empty = tf.sequential();
   assertEquals(
     message(() => new LayersModule(tf, empty)),
     "model must have weights: a model without an inputShape has none before it is built",

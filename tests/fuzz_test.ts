@@ -1,8 +1,9 @@
-/** A few of the differential fuzz's random training runs; `deno task fuzz` makes as many as one likes. */
+/** A few cases of both fuzzes; `deno task fuzz` and `deno task fuzz:checkpoints` make as many as one likes. */
 
 import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
 import { casesOf, fuzz } from "../tools/fuzz.ts";
+import { fuzzCheckpoints } from "../tools/fuzz_checkpoints.ts";
 import { fuzzModes, runFuzzCase } from "./support/fuzz.ts";
 
 /** Bun's own limit is five seconds. */
@@ -29,3 +30,11 @@ test("the fuzz's cases have every optimizer and every kind of step, and leave di
   const hashes = cases.map((c) => runFuzzCase(c, modes[0]!));
   assert(new Set(hashes).size > 0.95 * CASES, "the hash does not tell cases apart");
 });
+
+test(
+  "mutated checkpoint files are loaded, or refused by name, within a second and in bounded memory",
+  LIMIT,
+  async () => {
+    assertEquals(await fuzzCheckpoints(1, 2000), 2000);
+  },
+);

@@ -19,7 +19,7 @@ interface Axis {
 
 const LEFT = 46, RIGHT = 40, TOP = 8, BOTTOM = 24;
 /** How far the map reaches from the middle of the plane, and its cells in each direction. */
-const REACH = 1.8, CELLS = 96;
+const REACH = 1.95, CELLS = 96;
 
 /** A canvas's context, as large as the canvas is on the screen, cleared; lengths are CSS pixels. */
 function begin(canvas: HTMLCanvasElement): { pen: CanvasRenderingContext2D; width: number; height: number } {

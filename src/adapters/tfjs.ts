@@ -22,7 +22,7 @@
  * const line = new LayersModule(tf, tf.sequential({ layers: [tf.layers.dense({ units: 1, inputShape: [1] })] }));
  * const optimizer = new AdamW(line.namedParameters(), { lr: 0.1, weightDecay: 0 });
  * for (let step = 0; step < 500; step++) {
- *   optimizer.step(line.closure(() => tf.losses.meanSquaredError(y, line.forward(x) as tf.Tensor)));
+ *   optimizer.step(line.closure(() => tf.losses.meanSquaredError(y, line.forward(x))));
  * }
  * assert(line.parameters.every((p, i) => Math.abs(p.data[0]! - [2, 1][i]!) < 0.01));
  * ```
@@ -32,5 +32,5 @@
 
 export type { TfApi, TfLayer, TfLayersModel, TfLayerWeight, TfTensor, TfVariable } from "./tfjs_types.ts";
 export { TfVariables, type TfVariablesOptions } from "./tfjs_variables.ts";
-export { LayersModule, type LayersModuleOptions } from "./tfjs_module.ts";
+export { LayersModule, type LayersModuleOptions, type TfOutput } from "./tfjs_module.ts";
 export type { TfBatchNorm } from "./tfjs_batch_norm.ts";

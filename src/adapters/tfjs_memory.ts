@@ -14,13 +14,33 @@ interface Backend {
   refCount?(id: object): number;
   /** Only wasm's: a view of the heap, which another one replaces when it grows. */
   typedArrayFromHeap?(tensor: TfTensor): unknown;
+  /** Only wasm's: its own number for the tensor, and the address. */
+  dataIdMap?: { get(id: object): { id: number; memoryOffset: number } };
+  /** Only wasm's. */
+  wasm?: {
+    tfjs?: { disposeData?(id: number): void; registerTensor?(id: number, size: number, address: number): void };
+  };
 }
+
+const isWasm = ({ typedArrayFromHeap, dataIdMap, wasm }: Backend): boolean =>
+  typeof typedArrayFromHeap === "function" && typeof dataIdMap?.get === "function" &&
+  typeof wasm?.tfjs?.disposeData === "function" && typeof wasm.tfjs.registerTensor === "function";
 
 /** Whether the current backend has memory that JavaScript can write. */
 export function canShare(tf: TfApi): boolean {
   const backend = tf.backend() as Backend;
-  return typeof backend.refCount === "function" &&
-    (tf.getBackend() === "cpu" || typeof backend.typedArrayFromHeap === "function");
+  return typeof backend.refCount === "function" && (tf.getBackend() === "cpu" || isWasm(backend));
+}
+
+/**
+ * Makes the wasm backend forget what it has made of a variable's numbers: its products and convolutions pack their weights once
+ * (XNNPACK does) and keep that until the tensor is disposed of. So it is, and registered again, with its memory where it was.
+ */
+function forgetPacked(backend: Backend, variable: TfVariable, size: number): void {
+  if (!isWasm(backend)) return;
+  const { id, memoryOffset } = backend.dataIdMap!.get(variable.dataId), { tfjs } = backend.wasm!;
+  tfjs!.disposeData!(id);
+  tfjs!.registerTensor!(id, size, memoryOffset);
 }
 
 /** A float32 tensor's numbers as they lie in the backend's memory; a copy where there is none that can be read. */
@@ -62,7 +82,10 @@ class SharedMemory implements Memory {
     // An assignment brings another id, a clone another count, a heap that grew detaches the view.
     if (
       id === this.#id && backend === this.#backend && this.#view.length === this.#size && backend.refCount!(id) === 1
-    ) return this.#view;
+    ) {
+      forgetPacked(backend, variable, this.#size); // whoever asks may write
+      return this.#view;
+    }
     if (!canShare(this.tf)) {
       throw new TypeError(
         `${this.label} was shared with tfjs, which now has the backend ${show(this.tf.getBackend())}: ` +
@@ -75,7 +98,9 @@ class SharedMemory implements Memory {
     return this.#view = numbersOf(this.tf, variable);
   }
 
-  push(): void {}
+  push(): void {
+    this.read(); // an array that somebody has kept may have been written
+  }
 }
 
 /** An array of our own, copied out when tfjs has assigned another value, and in when its bits have changed. */

@@ -18,6 +18,9 @@ export interface LayersModuleOptions<M extends TfLayersModel = TfLayersModel> ex
   clone?: () => M;
 }
 
+/** What a model gives for tensors: a tensor. A model with several outputs gives a list of them, which its type does not tell. */
+export type TfOutput<M extends TfLayersModel> = Extract<ReturnType<M["apply"]>, TfTensor>;
+
 /** A layer that has others in it, in any of tfjs's ways. */
 interface Nest {
   readonly layers?: readonly TfLayer[];
@@ -190,13 +193,16 @@ export class LayersModule<M extends TfLayersModel = TfLayersModel> extends TfVar
    * @returns what the model gives, which is the caller's; while a batch norm's momentum is null, as in {@linkcode updateBn}, it is
    * good until the next pass
    */
-  forward(inputs: TfTensor | readonly TfTensor[]): ReturnType<M["apply"]> {
+  forward(inputs: TfTensor | readonly TfTensor[]): TfOutput<M> {
     const { norms, training } = this, isCumulative = training && norms.some((norm) => norm.momentum === null);
     if (isCumulative) this.#disposeLeftover();
     if (training) { for (const norm of norms) norm.prepare(); }
     this.push();
-    const outputs = this.model.apply(inputs, { training }) as ReturnType<M["apply"]>;
-    if (training) { for (const norm of norms) norm.numBatchesTracked++; }
+    const outputs = this.model.apply(inputs, { training }) as TfOutput<M>;
+    if (training) {
+      for (const norm of norms) norm.numBatchesTracked++;
+      for (const { memory } of this.#buffers) memory.read(); // now: what is written from here on counts
+    }
     if (isCumulative) this.#leftover = outputs;
     return outputs;
   }

@@ -10,7 +10,7 @@
 import { show } from "../errors.ts";
 import { broken } from "./error.ts";
 import { type FileReader, type FileWriter, forAll } from "./file.ts";
-import { decodeTree, encodeTree, flatTensors } from "./json_tree.ts";
+import { decodeTree, encodeTree, flatTensors, type NamedTensor } from "./json_tree.ts";
 import { type CheckpointTensor, setOwn, sizeOf, TENSOR_DTYPES, type TensorDType, type Value, viewAs } from "./value.ts";
 
 /** The longest header that the format's own library reads. */
@@ -29,13 +29,19 @@ export async function writeSafetensors(writer: FileWriter, root: Value): Promise
   // widest first: every tensor is aligned, for readers that map the file into memory
   const ordered = tensors.toSorted((a, b) => TENSOR_DTYPES[b.tensor.dtype].bytes - TENSOR_DTYPES[a.tensor.dtype].bytes);
   const metadata = json === null ? { format: "pt" } : { format: "pt", [TREE]: json };
-  const parts = [`${JSON.stringify(METADATA)}:${JSON.stringify(metadata)}`];
+  const places = new Map<NamedTensor, number>();
   let end = 0;
-  for (const { name, tensor: { dtype, shape, bytes } } of ordered) {
-    const entry = { dtype: TENSOR_DTYPES[dtype].code, shape, data_offsets: [end, end + bytes] };
-    parts.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
-    end += bytes;
+  for (const named of ordered) {
+    places.set(named, end);
+    end += named.tensor.bytes;
   }
+  // the header has them in their own order, in which they are loaded again
+  const parts = tensors.map((named) => {
+    const { dtype, shape, bytes } = named.tensor, begin = places.get(named)!;
+    const entry = { dtype: TENSOR_DTYPES[dtype].code, shape, data_offsets: [begin, begin + bytes] };
+    return `${JSON.stringify(named.name)}:${JSON.stringify(entry)}`;
+  });
+  parts.unshift(`${JSON.stringify(METADATA)}:${JSON.stringify(metadata)}`);
   const text = new TextEncoder().encode(`{${parts.join(",")}}`);
   const length = text.length + (-text.length & 7);
   if (length > MAX_HEADER) {
@@ -108,6 +114,9 @@ function readEntry(name: string, value: unknown, size: number): Entry {
   return { name, dtype, shape, begin, end };
 }
 
+/** Entries as they lie in the file. */
+const inFile = (entries: readonly Entry[]) => entries.toSorted((a, b) => a.begin - b.begin || a.end - b.end);
+
 /** The entries and the metadata, all checked against the size of the file. */
 async function readHeader(reader: FileReader): Promise<{ entries: Entry[]; tree: string | undefined; start: number }> {
   if (reader.size < 8) broken(`it has ${reader.size} bytes, and a safetensors file has at least 8`);
@@ -135,9 +144,8 @@ async function readHeader(reader: FileReader): Promise<{ entries: Entry[]; tree:
   if (countKeys(text) !== Object.keys(header).length + Object.keys(metadata).length + 3 * entries.length) {
     broken("its header has a name twice");
   }
-  entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
   let at = 0;
-  for (const { name, begin, end } of entries) {
+  for (const { name, begin, end } of inFile(entries)) {
     if (begin !== at) {
       broken(
         begin < at
@@ -156,13 +164,13 @@ export async function readSafetensors(reader: FileReader): Promise<unknown> {
   const { entries, tree, start } = await readHeader(reader);
   const json = tree === undefined ? undefined : parse(tree, "its metadata");
   const tensors = new Map<string, CheckpointTensor>();
-  await forAll(entries, async ({ name, dtype, shape, begin, end }) => {
+  await forAll(inFile(entries), async ({ name, dtype, shape, begin, end }) => {
     const bytes = new Uint8Array(end - begin), info = TENSOR_DTYPES[dtype];
     tensors.set(name, { dtype, shape, data: viewAs(info.arrays[0]!, bytes.buffer, 0, bytes.length / info.bytes) });
     await reader.read(bytes, start + begin);
   });
   if (json !== undefined) return decodeTree(json, tensors);
   const content: Record<string, unknown> = {};
-  for (const [name, tensor] of tensors) setOwn(content, name, tensor);
+  for (const { name } of entries) setOwn(content, name, tensors.get(name));
   return content;
 }
