@@ -52,19 +52,37 @@ function bfgsTurn(): number {
   return best / ITERATIONS;
 }
 
-/** Milliseconds of all passes together, of each the best of some timings: they are short enough to fall between others' work. */
-function eachPass(passes: readonly Combination[], run: (pass: Combination) => void): () => number {
-  return () => {
-    const best = passes.map(() => Infinity);
+/** All passes, timed one by one: they are short enough to fall between others' work. */
+class Passes implements Contender {
+  /** Milliseconds of each pass, the best of all turns. */
+  readonly #best: number[];
+
+  constructor(
+    readonly name: string,
+    readonly passes: readonly Combination[],
+    readonly run: (pass: Combination) => void,
+  ) {
+    this.#best = passes.map(() => Infinity);
+  }
+
+  /** Milliseconds of all passes together, of each the best of some timings. */
+  readonly turn = (): number => {
+    const best = this.passes.map(() => Infinity);
     for (let k = 0; k < TIMINGS; k++) {
-      passes.forEach((pass, i) => {
+      this.passes.forEach((pass, i) => {
         const start = performance.now();
-        run(pass);
+        this.run(pass);
         best[i] = Math.min(best[i]!, performance.now() - start);
       });
     }
+    best.forEach((ms, i) => this.#best[i] = Math.min(this.#best[i]!, ms));
     return best.reduce((a, b) => a + b);
   };
+
+  /** The same, of each pass the best of all turns. */
+  atBest(): number {
+    return this.#best.reduce((a, b) => a + b);
+  }
 }
 
 /** A peer's contender. */
@@ -148,16 +166,15 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
   const direction = new Float32Array(n), gradient = (seen[0]!.x as Float32Array).slice();
   const passes = seen.map((pass, i) => ({ ...pass, x: i === 0 ? gradient : direction, out: direction }));
   const backend = bestBackend();
-  const loops = eachPass(passes, (pass) => backend.combine(pass, threads));
+  const loops = new Passes("loops", passes, (pass) => void backend.combine(pass, threads));
   // self += value a b reads three vectors and writes one, too
-  const limit = eachPass(passes, ({ out, y, z }) => addcmul_([out], [y!], [z!], 1e-9));
+  const limit = new Passes("limit", passes, ({ out, y, z }) => addcmul_([out], [y!], [z!], 1e-9));
 
   const child = canImport("torch") ? startChild("quasi_newton.py") : null;
   try {
     const setup = { op: "setup", name: "LBFGS", n, history: historySize, threads };
     const version = child === null ? "torch: absent" : (await child.ask(setup))["version"] as string;
-    const ours = [contender("step", step), contender("closure", closure)];
-    ours.push({ name: "loops", turn: loops }, { name: "limit", turn: limit });
+    const ours = [contender("step", step), contender("closure", closure), loops, limit];
     const theirs = child === null ? [] : [peer(child, "LBFGS"), peer(child, "closure")];
     const found = await inTurn([...ours, ...theirs], rounds, PAUSE_MS);
     const bytes = passes.length * 4 * 4 * n;
@@ -185,7 +202,7 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
         timeText(found.time("loops")),
         digits(bytes / found.time("loops") / 1e6),
         share(found.ratio("limit", "loops")),
-        share(bestRatio(found, "limit", "loops")),
+        share(limit.atBest() / loops.atBest()),
         ...(child === null ? ["absent", "", "", ""] : [
           timeText(found.time("peer LBFGS")),
           timeText(found.time("peer closure")),

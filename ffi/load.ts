@@ -105,7 +105,7 @@ function openWasm(): { backend: WasmBackend | null; why: string } {
 function failure(asked: string, why: string): NativeLibraryError {
   return new NativeLibraryError(
     `${asked}, but the native library cannot be opened:\n${why.split("\n").map((line) => `  ${line}`).join("\n")}\n` +
-      "To mend it: build it by `deno task build`, or set FLATSTEP_LIBRARY to its path; Deno needs --allow-ffi.\n" +
+      "To mend it: give Deno --allow-ffi; in a checkout, build it by `deno task build`; or set FLATSTEP_LIBRARY to its path.\n" +
       "Without it: leave `foreach`, `fused` and FLATSTEP_BACKEND unset, and the steps run in WASM or in TypeScript.",
   );
 }

@@ -12,7 +12,10 @@
 import { builtin, deno, env, granted, targets } from "./runtime.ts";
 import { openableFolder, type Prebuilt } from "./unpack.ts";
 
-/** Imports a target's module. Each import is literal, so that registries and Deno's loader see what there is. */
+/**
+ * Imports a target's module. Each import is literal: so Deno fetches the modules together with the package, pins them in the
+ * lockfile, and has them without a network. Only the target's is evaluated.
+ */
 async function importPrebuilt(target: string): Promise<Prebuilt | null> {
   switch (target) {
     case "linux-x64":

@@ -79,13 +79,14 @@ export function platform(): string | null {
   return `${names[os] ?? os}-${names[arch] ?? arch}`;
 }
 
-/** The names in lib/ of the libraries that may suit this system, best first. Bun does not tell which libc it has. */
+/** The names in lib/ of the libraries that may suit this system, best first. */
 export function targets(): string[] {
   const name = platform();
   if (name === null) return [];
   if (!name.startsWith("linux-")) return [name];
   if (deno) return [deno.build.target.endsWith("-musl") ? `${name}-musl` : name];
-  return [name, `${name}-musl`];
+  const { readdirSync } = builtin<typeof import("node:fs")>("node:fs"); // Bun does not tell which libc it was built for
+  return readdirSync("/lib").some((file) => file.startsWith("ld-musl-")) ? [name, `${name}-musl`] : [name];
 }
 
 /** Opens a shared library by Deno's FFI; throws with a reason where that is not allowed or fails. */

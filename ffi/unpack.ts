@@ -152,7 +152,13 @@ export function unpack(target: string, prebuilt: Prebuilt): string {
   assertOwn(folder, stats, id);
   if (isIntact(fs, path, prebuilt, id)) return path;
   if (!mayWrite) throw new Error(forbidden);
-  write(fs, path, decompressed(prebuilt));
-  if (!isIntact(fs, path, prebuilt, id)) throw new Error(`${path} is not what has just been written`);
+  const bytes = decompressed(prebuilt);
+  let failure = new Error(`${path} is not what has just been written`);
+  try {
+    write(fs, path, bytes);
+  } catch (error) {
+    failure = error as Error; // Windows replaces no library that is open: then another program was faster
+  }
+  if (!isIntact(fs, path, prebuilt, id)) throw failure;
   return path;
 }

@@ -4,7 +4,16 @@
  * @module
  */
 
-import { allocate, checkDType, declareDType, type DType, dtypeOf, isTypedArray, type TypedArray, writeFrom } from "./dtype.ts";
+import {
+  allocate,
+  checkDType,
+  declareDType,
+  type DType,
+  dtypeOf,
+  isTypedArray,
+  type TypedArray,
+  writeFrom,
+} from "./dtype.ts";
 import { kind, show } from "./errors.ts";
 import type { SparseTensor } from "./sparse_tensor.ts";
 

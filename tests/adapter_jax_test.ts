@@ -14,34 +14,14 @@ import {
   SGD,
 } from "@flatstep/optim";
 import { ParameterTree } from "@flatstep/optim/adapters/jax";
+import { assertNear, C, D, LABELS, leastSquares, N, numbers, softmaxRegression, X, Y } from "./support/regression.ts";
 
 before(async () => {
   await init("wasm");
   defaultDevice("wasm");
 });
 
-const N = 12, D = 3, C = 4;
-/** Numbers in [-1, 1) that look random. */
-const numbers = (n: number, seed: number) =>
-  Float32Array.from(
-    { length: n },
-    (_, i) => ((Math.imul(i + 1, 2654435761) ^ Math.imul(seed, 40503)) >>> 8) / 2 ** 23 - 1,
-  );
-const X = numbers(N * D, 1), Y = numbers(N, 2);
-const LABELS = Int32Array.from({ length: N }, (_, i) => (i * 7 + 1) % C);
-
 const matrix = (data: Float32Array<ArrayBuffer>, ...shape: number[]) => np.array(data, { shape });
-
-function assertNear(actual: ArrayLike<number>, expected: ArrayLike<number>, tolerance: number): void {
-  assertEquals(actual.length, expected.length);
-  for (let i = 0; i < actual.length; i++) {
-    const off = Math.abs(actual[i]! - expected[i]!);
-    assert(
-      off <= tolerance,
-      `element ${i}: ${actual[i]} and ${expected[i]} are ${off} apart, allowed are ${tolerance}`,
-    );
-  }
-}
 
 interface Linear {
   w: np.Array;
@@ -86,44 +66,16 @@ test("least squares by jax-js's gradients arrive where those in closed form do",
   const closed = new SGD([w, b], { lr: 0.1, momentum: 0.9 });
   for (let step = 0; step < 60; step++) {
     const loss = optimizer.step(tree.closure((p) => gradient(p, x.ref, y.ref)));
-    const gradW = new Float64Array(D);
-    let gradB = 0, expected = 0;
-    for (let i = 0; i < N; i++) {
-      const row = X.subarray(i * D, (i + 1) * D);
-      const error = row.reduce((sum, v, k) => sum + v * w.data[k]!, b.data[0]!) - Y[i]!;
-      row.forEach((v, k) => gradW[k]! += 2 * error * v / N);
-      gradB += 2 * error / N;
-      expected += error * error / N;
-    }
-    w.grad = Float32Array.from(gradW);
-    b.grad = Float32Array.of(gradB);
+    const expected = leastSquares(w.data, b.data);
+    [w.grad, b.grad] = [expected.w, expected.b];
     closed.step();
-    assertNear([loss], [expected], 1e-6); // jax-js adds twelve squares below 4 in float32
+    assertNear([loss], [expected.loss], 1e-6); // jax-js adds twelve squares below 4 in float32
   }
   // Each gradient is off by a few units in the last place of numbers around 1; the loss is convex, so that they do not add up.
   assertNear(tree.parameters[0]!.data, w.data, 2e-6);
   assertNear(tree.parameters[1]!.data, b.data, 2e-6);
   assertEquals([x.refCount, y.refCount], [1, 1]);
 });
-
-/** Of softmax regression, averaged: the loss and its gradient by the weights [D, C] and the bias, in float64. */
-function softmaxGradient(w: ArrayLike<number>, b: ArrayLike<number>): [Float64Array, Float64Array] {
-  const gradW = new Float64Array(D * C), gradB = new Float64Array(C);
-  for (let i = 0; i < N; i++) {
-    const logits = Array.from({ length: C }, (_, c) => {
-      let sum = b[c]!;
-      for (let k = 0; k < D; k++) sum += X[i * D + k]! * w[k * C + c]!;
-      return Math.exp(sum);
-    });
-    const total = logits.reduce((a, b) => a + b);
-    logits.forEach((e, c) => {
-      const error = (e / total - (LABELS[i] === c ? 1 : 0)) / N;
-      gradB[c]! += error;
-      for (let k = 0; k < D; k++) gradW[k * C + c]! += error * X[i * D + k]!;
-    });
-  }
-  return [gradW, gradB];
-}
 
 const softmaxLoss = ({ w, b }: Linear, x: np.Array, labels: np.Array) => {
   const logits = nn.logSoftmax(np.matmul(x, w).add(b));
@@ -146,8 +98,8 @@ test("softmax regression by jax-js's gradients arrives where those in closed for
       Float32Array,
     ];
     same.step();
-    const [gradW, gradB] = softmaxGradient(w!.data, b!.data);
-    [w!.grad, b!.grad] = [Float32Array.from(gradW), Float32Array.from(gradB)];
+    const expected = softmaxRegression(w!.data, b!.data);
+    [w!.grad, b!.grad] = [expected.w, expected.b];
     closed.step();
   }
   assertEquals(tree.parameters[0]!.data, sameW!.data);
@@ -249,7 +201,8 @@ test("ParameterTree.closure() drives LBFGS, and says what its function must retu
   const optimizer = new LBFGS(tree.parameters, { lineSearchFn: "strong_wolfe", maxIter: 50 });
   optimizer.step(closure);
   assert(optimizer.lastResult!.loss < start - 0.2);
-  assertNear(softmaxGradient(tree.parameters[0]!.data, tree.parameters[1]!.data)[0], new Float64Array(D * C), 1e-3); // near a minimum
+  const { w } = softmaxRegression(tree.parameters[0]!.data, tree.parameters[1]!.data);
+  assertNear(w, new Float32Array(D * C), 1e-3); // near a minimum
 
   type Fn = Parameters<typeof tree.closure>[0];
   const run = (fn: unknown) => assertThrows(() => tree.closure(fn as Fn)(), TypeError).message;

@@ -187,16 +187,19 @@ async function originals(folder: string): Promise<{ ending: string; bytes: Uint8
   return files.map((file) => ({ ending: file.endsWith(".pt") ? ".pt" : ".safetensors", bytes: readFileSync(file) }));
 }
 
+/** Somewhere in a file, as a fraction: evenly, which fc.double() is not. */
+const place = fc.nat(999_999).map((n) => n / 1_000_000);
+
 test("load() of a file with random changes gives a CheckpointError or a value, and nothing else", async () => {
   await withFolder(async (folder) => {
     const files = await originals(folder);
-    const change = fc.record({ at: fc.double({ min: 0, max: 1, noNaN: true }), to: fc.nat(255), length: fc.nat(6) });
+    const change = fc.record({ at: place, to: fc.nat(255), length: fc.nat(6) });
     let kept = 0;
     await fc.assert(
       fc.asyncProperty(
         fc.nat(files.length - 1),
         fc.array(change, { maxLength: 4 }),
-        fc.option(fc.double({ min: 0, max: 1, noNaN: true })),
+        fc.option(place, { freq: 4 }),
         async (which, changes, cut) => {
           const { ending, bytes } = files[which]!, changed = Uint8Array.from(bytes);
           for (const { at, to, length } of changes) {
@@ -215,9 +218,9 @@ test("load() of a file with random changes gives a CheckpointError or a value, a
           assertEquals(Object.keys(Object.prototype), []);
         },
       ),
-      { numRuns: 2000 },
+      { numRuns: 1000 },
     );
-    assert(kept > 0);
+    assert(kept > 10, `only ${kept} were loaded`);
   });
 });
 
@@ -236,7 +239,7 @@ test("load() of an archive in which pickle or marks have changed, with the right
       archives.push(records);
     }
     assert(archives.length > 10);
-    const change = fc.record({ at: fc.double({ min: 0, max: 1, noNaN: true }), to: fc.nat(255), length: fc.nat(2) });
+    const change = fc.record({ at: place, to: fc.nat(255), length: fc.nat(2) });
     let kept = 0;
     await fc.assert(
       fc.asyncProperty(
@@ -262,9 +265,9 @@ test("load() of an archive in which pickle or marks have changed, with the right
           assertEquals(Object.keys(Object.prototype), []);
         },
       ),
-      { numRuns: 2000 },
+      { numRuns: 1000 },
     );
-    assert(kept > 0);
+    assert(kept > 10, `only ${kept} were loaded`);
   });
 });
 
@@ -301,7 +304,7 @@ test("load() of a pickle of random opcodes gives a CheckpointError or a value, a
           assert(error instanceof CheckpointError, String((error as Error).stack));
         }
       }),
-      { numRuns: 2000 },
+      { numRuns: 1000 },
     );
   });
 });

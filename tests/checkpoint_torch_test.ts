@@ -1,6 +1,6 @@
 /** What flatstep saves torch loads and goes on with, and the other way: step by step the same numbers. */
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { test } from "node:test";
@@ -28,7 +28,14 @@ const LIMIT = { timeout: 180_000 };
 /** Steps here before the first checkpoint, there between both, and afterwards. */
 const STEPS = 4;
 
-type Stage = "flatstep" | "torch" | "end";
+/** What torch has saved when it had gone on from flatstep's checkpoint, and later; loaded. */
+interface TorchSaved {
+  // deno-lint-ignore no-explicit-any -- as load() gives it
+  readonly torch: any;
+  // deno-lint-ignore no-explicit-any -- as load() gives it
+  readonly end: any;
+}
+
 type Shapes = readonly (readonly [name: string, dtype: DType, shape: readonly number[]])[];
 /** The numbers of a tensor, as a checkpoint has it. */
 interface Tensor {
@@ -43,9 +50,10 @@ interface Case {
   readonly file: string;
   /** What torch's side has to know of it. */
   readonly about: Record<string, unknown>;
-  /** Trains and saves; later goes on beside torch, and from what torch has saved. */
-  begin(path: (stage: Stage) => string): Promise<void>;
-  compare(path: (stage: Stage) => string): Promise<void>;
+  /** Trains, saves, and goes on beside torch. */
+  begin(path: string): Promise<void>;
+  /** Compares with what torch has saved, and goes on from that. */
+  compare(saved: TorchSaved): void;
 }
 
 /** torch's shape of a run: what all steps' gradients are, or the function that is minimised. */
@@ -136,19 +144,18 @@ class OptimizerCase implements Case {
     });
   }
 
-  async begin(path: (stage: Stage) => string): Promise<void> {
+  async begin(path: string): Promise<void> {
     const trainer = this.#make(),
       rows = (from: number) => Array.from({ length: STEPS }, (_, k) => this.rowAt(from + k));
     this.#initial = trainer.model.params.map(([, p]) => plain(p.data.slice(), p.dtype));
     this.#largest = this.#initial.map((first) => first.map(Math.abs));
     this.#train(trainer, 0, STEPS);
-    await save(path("flatstep"), { ...trainer, forTorch: rows(STEPS), afterwards: rows(2 * STEPS) });
+    await save(path, { ...trainer, forTorch: rows(STEPS), afterwards: rows(2 * STEPS) });
     this.#train(trainer, STEPS, 2 * STEPS);
     this.#beside = trainer;
   }
 
-  async compare(path: (stage: Stage) => string): Promise<void> {
-    const middle = await load(path("torch")) as Saved, end = await load(path("end")) as Saved;
+  compare({ torch: middle, end }: { torch: Saved; end: Saved }): void {
     this.#compare(this.#beside!, middle, "torch, from flatstep's checkpoint");
     const back = this.#make();
     loadModelStateDict(back.model, middle.model as ModelStateDict);
@@ -247,16 +254,14 @@ class SchedulerCase implements Case {
     });
   }
 
-  async begin(path: (stage: Stage) => string): Promise<void> {
+  async begin(path: string): Promise<void> {
     const trainer = this.#make();
     this.#train(trainer, 0);
-    await save(path("flatstep"), { ...trainer });
+    await save(path, { ...trainer });
     this.#rates = this.#train(trainer, STEPS);
   }
 
-  async compare(path: (stage: Stage) => string): Promise<void> {
-    type Both = { scheduler: optim.SchedulerStateDict; optimizer: optim.StateDict; rates: number[] };
-    const middle = await load(path("torch")) as Both, end = await load(path("end")) as Both;
+  compare({ torch: middle, end }: TorchSaved): void {
     // learning rates are float64 arithmetic, equal to torch's to the last few bits
     assertNear(this.#rates, middle.rates, middle.rates, 1e-12, 0, "torch's rates, from flatstep's checkpoint");
     const back = this.#make();
@@ -298,12 +303,12 @@ class ModuleCase implements Case {
     ]);
   }
 
-  async begin(path: (stage: Stage) => string): Promise<void> {
-    await save(path("flatstep"), { model: this.#make(0) });
+  async begin(path: string): Promise<void> {
+    await save(path, { model: this.#make(0) });
   }
 
-  async compare(path: (stage: Stage) => string): Promise<void> {
-    const { model } = await load(path("torch")) as Saved, ours = this.#make(0), loaded = this.#make(100);
+  compare({ torch: { model } }: { torch: Saved }): void {
+    const ours = this.#make(0), loaded = this.#make(100);
     loadModelStateDict(loaded, model as ModelStateDict);
     ours.params.forEach(([name, p], i) => {
       assertEquals([...loaded.params[i]![1].data], [...p.data].map((x) => 2 * x), `${name}, which torch doubled`);
@@ -426,39 +431,58 @@ async function runPython(...args: string[]): Promise<{ lines: string[] } | { ski
   return { lines: ended.stdout.trim().split("\n") };
 }
 
-/** Goes to torch with all cases, once; what went wrong with each, or why nothing could be tried. */
-async function goAll(): Promise<{ folder: string; problems: Map<string, string | null> } | string> {
-  const folder = mkdtempSync(join(tmpdir(), "flatstep-torch-"));
-  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
-  const problems = new Map<string, string | null>(), ready: Case[] = [];
-  for (const one of CASES) {
+/** How it went with a case: what torch has saved, or what went wrong. */
+type Went = TorchSaved | { problem: string };
+
+/** Goes to torch with all cases; or why nothing could be tried. */
+async function goAll(): Promise<Map<string, Went> | { skipped: string }> {
+  const folder = mkdtempSync(join(tmpdir(), "flatstep-torch-")), went = new Map<string, Went>();
+  const pathOf = ({ file }: Case, stage: string) => join(folder, `${file}.${stage}.pt`);
+  const attempt = async (one: Case, what: string, body: () => Promise<void>) => {
     try {
-      await one.begin(pathOf(folder, one));
-      ready.push(one);
+      await body();
     } catch (error) {
-      problems.set(one.name, `not saved: ${(error as Error).stack}`);
+      went.set(one.name, { problem: `${what}: ${(error as Error).stack}` });
     }
+  };
+  try {
+    for (const one of CASES) await attempt(one, "not saved", () => one.begin(pathOf(one, "flatstep")));
+    const listed = CASES.filter(({ name }) => !went.has(name)).map(({ name, file, about }) => ({
+      name,
+      file,
+      ...about,
+    }));
+    writeFileSync(join(folder, "cases.json"), JSON.stringify(listed));
+    const printed = await runPython("tests/support/torch_side.py", folder);
+    if ("skipped" in printed) return printed;
+    for (const line of printed.lines.slice(1)) {
+      const { name, problem } = JSON.parse(line) as { name: string; problem: string | null };
+      if (problem !== null) went.set(name, { problem: `in torch: ${problem}` });
+    }
+    for (const one of CASES.filter(({ name }) => !went.has(name))) {
+      await attempt(one, "not loaded", async () => {
+        const end = pathOf(one, "end");
+        went.set(one.name, {
+          torch: await load(pathOf(one, "torch")),
+          end: existsSync(end) ? await load(end) : null,
+        });
+      });
+    }
+    return went;
+  } finally {
+    rmSync(folder, { recursive: true });
   }
-  const listed = ready.map(({ name, file, about }) => ({ name, file, ...about }));
-  writeFileSync(join(folder, "cases.json"), JSON.stringify(listed));
-  const printed = await runPython("tests/support/torch_side.py", folder);
-  if ("skipped" in printed) return printed.skipped;
-  for (const line of printed.lines.slice(1)) {
-    const { name, problem } = JSON.parse(line) as { name: string; problem: string | null };
-    problems.set(name, problem === null ? null : `in torch: ${problem}`);
-  }
-  return { folder, problems };
 }
 
-const pathOf = (folder: string, { file }: Case) => (stage: Stage) => join(folder, `${file}.${stage}.pt`);
-let went: ReturnType<typeof goAll> | undefined;
+let all: ReturnType<typeof goAll> | undefined;
 
 for (const one of CASES) {
   test(`${one.name}: goes on in torch from a checkpoint of flatstep's, and back`, LIMIT, async () => {
-    const found = await (went ??= goAll());
-    if (typeof found === "string") return console.log(`skipped: ${found}`);
-    assertEquals(found.problems.get(one.name), null);
-    await one.compare(pathOf(found.folder, one));
+    const found = await (all ??= goAll());
+    if ("skipped" in found) return console.log(`skipped: ${found.skipped}`);
+    const went = found.get(one.name)!;
+    if ("problem" in went) throw new Error(went.problem);
+    one.compare(went);
   });
 }
 

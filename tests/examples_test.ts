@@ -15,6 +15,8 @@ const EXAMPLES: Record<string, string> = {
   "swa.ts": "averaged weights: ",
   "ema.ts": "averaged weights: ",
   "checkpoint.ts": "resumed after epoch 4: the same bits",
+  "adapter_jax.ts": "averaged weights: 9",
+  "adapter_tfjs.ts": "the checkpoint gives the same outputs",
   "resume_from_pytorch.ts": "went on from PyTorch's checkpoint as PyTorch does",
 };
 
@@ -51,6 +53,21 @@ test(
     } finally {
       rmSync(folder, { recursive: true });
     }
+  },
+);
+
+test(
+  "examples/embedding.ts finds words that belong together, to the same bits in every runtime",
+  { timeout: 180_000 },
+  async () => {
+    const path = "examples/embedding.ts", command = IS_BUN ? [path] : ["run", "-A", "--quiet", path];
+    const { code, stdout, stderr } = await run(process.execPath, [...command, "--epochs=1", "--dim=16"]);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, /^captain .*\bpeleg\b.*\bbildad\b/m);
+    assertMatch(stdout, /^god .*\bthee\b.*\bjonah\b/m);
+    assertStringIncludes(stdout, "c48546bcb79b232b", "the vectors");
+    const wrong = await run(process.execPath, [...command, "--dim=0"]);
+    assertEquals([wrong.code, wrong.stderr], [2, "embedding: --dim must be an integer from 1 to 4096, got 0\n"]);
   },
 );
 

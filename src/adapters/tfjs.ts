@@ -5,8 +5,10 @@
  * of tfjs-core do no harm.
  *
  * Where the numbers are: on the backends `cpu` and `wasm` a parameter's `data` *is* the variable's memory, so that a step copies
- * nothing and tfjs's next operation sees it. Elsewhere (webgl, webgpu, tfjs-node), and on request (`copy: true`), they are copied
- * out by `dataSync()` and in by `assign()`, before each pass; whoever uses a variable in another way calls `push()` first.
+ * nothing and tfjs's next operation sees it. It may be elsewhere after any operation of tfjs: ask for `data` anew before writing to it,
+ * as optimizers do, and await a `save()` before the next pass. On other backends (webgl, webgpu, tfjs-node), and on request
+ * (`copy: true`), the numbers are copied out by `dataSync()` and in by `assign()` before each pass; whoever uses a variable in
+ * another way calls `push()` first.
  *
  * What tfjs 4.22 cannot do: its wasm backend has no kernel for the gradients of convolutions (`Conv2DBackpropFilter`) and of
  * embeddings (`UnsortedSegmentSum`); its cpu backend has both.

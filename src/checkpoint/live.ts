@@ -43,7 +43,10 @@ export interface PendingSave {
 /** All saves that have not ended yet. */
 export const pendingSaves: Set<PendingSave> = new Set();
 
-/** Tells pending saves that the arrays of these tensors change. Costs nothing where none is pending. */
+/**
+ * Tells pending saves that the arrays of these tensors change. A caller in a hurry looks at `pendingSaves.size` first: then it
+ * makes no function where none is pending.
+ */
 export function announceChange(arrays: () => Iterable<ArrayBufferView>): void {
   if (pendingSaves.size === 0) return;
   for (const { buffer } of arrays()) {

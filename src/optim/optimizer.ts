@@ -4,7 +4,7 @@
  * @module
  */
 
-import { addLiveSource, announceChange, type LiveState } from "../checkpoint/live.ts";
+import { addLiveSource, announceChange, type LiveState, pendingSaves } from "../checkpoint/live.ts";
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
@@ -404,7 +404,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   /** Tells saves that parameters and state change. */
   #change(): void {
     this.#changes++;
-    announceChange(() => this.paramGroups.flatMap(({ params }) => params.map(({ data }) => data)));
+    if (pendingSaves.size > 0) {
+      announceChange(() => this.paramGroups.flatMap(({ params }) => params.map(({ data }) => data)));
+    }
   }
 
   #before(closure: Closure | AsyncClosure | null | undefined, options: StepOptions | undefined): StepArgs {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { addLiveSource, announceChange } from "../checkpoint/live.ts";
+import { addLiveSource, announceChange, pendingSaves } from "../checkpoint/live.ts";
 import { allocate, readInto, type TypedArray, writeFrom } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
@@ -203,7 +203,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
     const n = this.nAveraged, { avgFn, multiAvgFn } = this.#options;
     if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`nAveraged must be an integer >= 0, got ${show(n)}`);
     const { own, other, groups, copied, ownNorms, otherNorms } = this.#pair(model);
-    announceChange(() => own.arrays);
+    if (pendingSaves.size > 0) announceChange(() => own.arrays);
     if (n === 0) {
       own.arrays.forEach((array, i) => copyBits(array, other.arrays[i]!));
     } else {

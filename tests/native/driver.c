@@ -1,6 +1,6 @@
 /**
- * Tests of the native core from C, for builds with sanitizers: driver ROUNDS [LENGTH [SEED]]. LENGTH: of the long rows;
- * below 100000 fewer checks without threads are made. 0 rounds: only the start of the thread pool. A `world` is a list
+ * Tests of the native core from C, for builds with sanitizers: driver ROUNDS [LENGTH [SEED [CALLS]]]. LENGTH: of the long
+ * rows; below 100000 fewer checks without threads are made. 0 rounds: only the start of the thread pool, and random calls. A `world` is a list
  * of jobs whose buffers lie in one block, each between guard bytes and at an odd offset. It is run once on the baseline
  * instruction set and one thread, and then in other ways: the block must be the same.
  */
@@ -452,6 +452,7 @@ int main(int argc, char **argv) {
   names();
   if (rounds > 0 && length >= 300000 && !__asan_poison_memory_region) reductions(FS_F32, many, 1, many[0], 0);
   for (uint32_t round = 0; round < rounds; round++) fuzz(round);
+  if (argc > 4) test_calls(&lend, (uint32_t)strtoul(argv[4], NULL, 10), state);
   printf("%u passed, %u failed\n", passed, failed);
   return failed != 0;
 }

@@ -1,4 +1,4 @@
-/** What driver.c lends rows.c, steps.c, tensors.c and vectors.c. */
+/** What driver.c lends to calls.c, rows.c, steps.c, tensors.c and vectors.c. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,3 +14,4 @@ void test_rows(const lent *with, uint32_t dtype);
 void test_steps(const lent *with, uint32_t dtype);
 void test_tensors(const lent *with, uint32_t dtype);
 void test_vectors(const lent *with, uint32_t dtype);
+void test_calls(const lent *with, uint32_t calls, uint64_t seed);

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds the native core with driver.c and runs it: with the address and undefined-behaviour sanitizers, with the thread
-# sanitizer, and plainly at -O3 with the benchmark's rules (only this one has the vector code). run.sh [ROUNDS [SEED]]
+# sanitizer, and plainly at -O3 with the benchmark's rules (only this one has the vector code). run.sh [ROUNDS [SEED [CALLS]]]; 0 rounds: only
+# the start of the thread pool and the random calls.
 set -euo pipefail
 shopt -s extglob
 cd "$(dirname "$0")/../.."
-rounds=${1:-4} seed=${2:-1}
+rounds=${1:-4} seed=${2:-1} calls=${3:-3000}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 flags=(-std=c11 -O2 -g1 -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -pthread -Icsrc)
@@ -13,10 +14,10 @@ export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=exitcode=99:print_stacktrace=1 TSA
 # Runs a program. A thread sanitizer that cannot live with address space randomisation gets none.
 start() { # OUTPUT PROGRAM ARGUMENT...
   local status=0
-  timeout 600 "${@:2}" >"$1" 2>&1 || status=$?
+  timeout 3600 "${@:2}" >"$1" 2>&1 || status=$?
   if grep -q 'unexpected memory mapping' "$1"; then
     status=0
-    timeout 600 setarch "$(uname -m)" -R "${@:2}" >"$1" 2>&1 || status=$?
+    timeout 3600 setarch "$(uname -m)" -R "${@:2}" >"$1" 2>&1 || status=$?
   fi
   return "$status"
 }
@@ -30,7 +31,7 @@ check() { # BUILD ARGUMENT...
   fi
   if ((status != 0)); then head -n 80 "$out"; fi
   if ((status != 0 && !(status == 1 && bad > 0))) || ((status == 0 && good == 0)); then bad=$((bad + 1)); fi
-  echo "$1, driver ${*:2}: $(tail -n 1 "$out"); exit code $status"
+  echo "$1, driver ${*:2}: $(tail -n 2 "$out" | grep -v FAILED | paste -sd ';'); exit code $status"
   echo "$good $bad 0" >>"$work/counts"
 }
 
@@ -41,13 +42,13 @@ build() { # BUILD LENGTH FLAG...
     ! start "$probe.out" "$probe"; then
     echo "$1: skipped: $(tail -n 1 "$probe.out")"
     echo "0 0 1" >>"$work/counts"
-  elif ! gcc "${flags[@]}" "${@:3}" csrc/!(ptx|wasm).c tests/native/{driver,rows,steps,tensors,vectors}.c -o "$program" -lm; then
+  elif ! gcc "${flags[@]}" "${@:3}" csrc/!(ptx|wasm).c tests/native/{driver,calls,rows,steps,tensors,vectors}.c -o "$program" -lm; then
     echo "$1: does not compile"
     echo "0 1 0" >>"$work/counts"
   else
     echo "1 0 0" >>"$work/counts" # it compiles
     for k in 1 2 3 4 5; do check "$1" 0 0 "$k"; done
-    check "$1" "$rounds" "$2" "$seed"
+    check "$1" "$rounds" "$2" "$seed" "$calls"
   fi
 }
 

@@ -59,6 +59,8 @@ export interface RunOptions {
   env?: Record<string, string>;
   /** Deno's permissions; default `["-A"]`. Bun has none. */
   permissions?: readonly string[];
+  /** Where it runs; default: the project's folder. */
+  cwd?: string;
   /** Called with the child's process id once it has printed a line. */
   onLine?: (line: string, pid: number) => void;
   /** Called with all that the child has printed, whenever there is more. */
@@ -88,7 +90,7 @@ export function run(command: string, args: readonly string[], options: RunOption
   Object.assign(env, options.env);
   return new Promise((resolve, reject) => {
     const child = spawn(command, [...args], {
-      cwd: ROOT,
+      cwd: options.cwd ?? ROOT,
       env: env as Record<string, string>,
       stdio: ["ignore", "pipe", "pipe"],
     });
