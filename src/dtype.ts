@@ -29,21 +29,29 @@ export function bytesOf(dtype: DType): number {
 
 /** Whether something is an array that may hold elements. */
 export function isTypedArray(value: unknown): value is TypedArray {
-  return value instanceof Float32Array || value instanceof Float64Array || value instanceof Uint16Array ||
-    (HAS_FLOAT16 && value instanceof Float16Array);
+  return (value instanceof Float32Array || value instanceof Float64Array || value instanceof Uint16Array ||
+    (HAS_FLOAT16 && value instanceof Float16Array)) && isWhole(value);
+}
+
+/**
+ * Whether something that has an array's prototype is an array, with as many elements as it says: compiled code goes by the length
+ * that it is told. A Proxy is none, and a class or a property may give another `length`.
+ */
+function isWhole(array: TypedArray): boolean {
+  return ArrayBuffer.isView(array) && array.byteLength === array.length * array.BYTES_PER_ELEMENT;
 }
 
 /** Whether an array can hold elements of a dtype. */
 export function holds(array: unknown, dtype: DType): array is TypedArray {
   switch (dtype) {
     case "float32":
-      return array instanceof Float32Array;
+      return array instanceof Float32Array && isWhole(array);
     case "float64":
-      return array instanceof Float64Array;
+      return array instanceof Float64Array && isWhole(array);
     case "bfloat16":
-      return array instanceof Uint16Array;
+      return array instanceof Uint16Array && isWhole(array);
     case "float16":
-      return (HAS_FLOAT16 && array instanceof Float16Array) || array instanceof Uint16Array;
+      return ((HAS_FLOAT16 && array instanceof Float16Array) || array instanceof Uint16Array) && isWhole(array);
   }
 }
 

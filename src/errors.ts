@@ -69,6 +69,7 @@ export function kind(value: object): string {
   const name = Array.isArray(value) ? "Array" : (value.constructor as { name?: string } | undefined)?.name || "object";
   if (name === "Object") return "an object";
   const article = /^[AEIOU]/i.test(name) && !/^Uint/.test(name) ? "an" : "a";
-  const length = ArrayBuffer.isView(value) && "length" in value ? ` of ${(value as { length: number }).length}` : "";
-  return `${article} ${name}${length}`;
+  if (!ArrayBuffer.isView(value) || !("length" in value)) return `${article} ${name}`;
+  const { byteLength, BYTES_PER_ELEMENT, length } = value as Uint8Array, real = byteLength / BYTES_PER_ELEMENT;
+  return `${article} ${name} of ${real}${real === length ? "" : ` (whose length says ${length})`}`;
 }

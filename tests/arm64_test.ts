@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import process from "node:process";
 import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
-import { dirname, join } from "@std/path";
+import { join } from "@std/path";
 import { build, findZig, TARGETS } from "../ffi/build.ts";
 import { SYMBOLS } from "../ffi/symbols.ts";
 import { ROOT } from "./support/runtime.ts";
@@ -56,10 +56,10 @@ function replay(folder: string, target: string, isa = 0): string | null {
   const links = join(folder, arm ? "arm64" : "x64");
   mkdirSync(links, { recursive: true });
   if (libc && !existsSync(join(links, "libc.so"))) symlinkSync(libc, join(links, "libc.so"));
-  const path = `${dirname(library)}:${links}`;
+  // the program names the library by its path, so only libc.so has to be found
   const [command, args, env] = arm
-    ? ["qemu-aarch64", ["-L", SYSROOT, "-E", `LD_LIBRARY_PATH=${path}`, program], {}]
-    : [program, [], { LD_LIBRARY_PATH: path }] as const;
+    ? ["qemu-aarch64", ["-L", SYSROOT, "-E", `LD_LIBRARY_PATH=${links}`, program], {}]
+    : [program, [], { LD_LIBRARY_PATH: links }] as const;
   const { status, stdout, stderr } = spawnSync(command, [...args, String(isa)], {
     encoding: "utf8",
     env: { ...process.env, ...env },

@@ -27,17 +27,16 @@ export function casesOf(seed: number, count: number): FuzzCase[] {
 
 /** What each case leaves, which is the same in every mode of this process; throws with a shrunk program where it is not. */
 export function hashesOf(seed: number, count: number): string[] {
-  const modes = fuzzModes(), hashes: string[] = [];
-  for (const fuzz of casesOf(seed, count)) {
-    const [first, ...others] = modes, wanted = runFuzzCase(fuzz, first!);
-    if (others.some((mode) => runFuzzCase(fuzz, mode) !== wanted)) throw new Error(shrunk(seed, count));
-    hashes.push(wanted);
-  }
-  return hashes;
+  return casesOf(seed, count).map((fuzz, i) => {
+    const [first, ...others] = fuzzModes(i), wanted = runFuzzCase(fuzz, first!);
+    if (others.some((mode) => runFuzzCase(fuzz, mode) !== wanted)) throw new Error(shrunk(seed, count, i));
+    return wanted;
+  });
 }
 
-function shrunk(seed: number, count: number): string {
-  const modes = fuzzModes();
+/** A smaller case that still leaves different things in the modes of case `i`, as a program. */
+function shrunk(seed: number, count: number, i: number): string {
+  const modes = fuzzModes(i);
   const agree = (fuzz: FuzzCase) => new Set(modes.map((mode) => runFuzzCase(fuzz, mode))).size === 1;
   const found = fc.check(fc.property(FUZZ_CASES, agree), { seed, numRuns: count });
   const fuzz = found.counterexample?.[0];
@@ -84,7 +83,7 @@ export async function fuzz(seed: number, count: number): Promise<number> {
     const theirs = await promise, at = mine.findIndex((hash, i) => hash !== theirs[i]);
     if (at < 0 && theirs.length === mine.length) continue;
     throw new Error(
-      `${what} differs at case ${at} of seed ${seed}:\n\n${fuzzProgram(casesOf(seed, count)[at]!, fuzzModes())}`,
+      `${what} differs at case ${at} of seed ${seed}:\n\n${fuzzProgram(casesOf(seed, count)[at]!, fuzzModes(at))}`,
     );
   }
   return mine.length;

@@ -3,7 +3,8 @@
  *
  * jax-js computes on arrays of its own that nothing can change; an optimizer changes its parameters in place. So the parameters
  * are flatstep's, `arrays()` makes fresh arrays of them for each pass, and `setGrads()` reads the gradients back. jax-js is not
- * imported here: it is the user's, and `np` (its `numpy`) is handed in.
+ * imported here: it is the user's, and `np` (its `numpy`) is handed in. flatstep's part gives the same bits everywhere; jax-js's wasm
+ * backend uses a multiply-add that V8 and JavaScriptCore round differently, so that its gradients may differ in the last bits.
  *
  * ```ts
  * import { assert } from "@std/assert";

@@ -145,22 +145,21 @@ export interface FuzzMode {
   readonly threads: number;
 }
 
-/** The ways to make a run in this process, the for-loop in TypeScript first. */
-export function fuzzModes(): FuzzMode[] {
+/**
+ * The ways to make a run in this process, the for-loop in TypeScript first. One of them has several threads, and which, and how
+ * many up to eight, goes by the case: more threads than processors take their time.
+ *
+ * @param number of the case
+ */
+export function fuzzModes(number = 0): FuzzMode[] {
   const modes: FuzzMode[] = [{ foreach: false, fused: false, isa: null, threads: 1 }];
   const compiled = bestBackend();
   if (compiled.name === "js") return modes;
-  if (compiled.name === "wasm") {
-    return [...modes, { foreach: true, fused: false, isa: null, threads: 1 }, {
-      foreach: false,
-      fused: true,
-      isa: null,
-      threads: 1,
-    }];
-  }
-  modes.push({ foreach: true, fused: false, isa: null, threads: 2 });
-  isas(compiled).forEach((isa, i) => modes.push({ foreach: false, fused: true, isa, threads: 1 + 3 * i }));
-  modes.push({ foreach: false, fused: true, isa: null, threads: 8 });
+  modes.push({ foreach: true, fused: false, isa: null, threads: 1 });
+  if (compiled.name === "wasm") return [...modes, { foreach: false, fused: true, isa: null, threads: 1 }];
+  for (const isa of isas(compiled)) modes.push({ foreach: false, fused: true, isa, threads: 1 });
+  const threaded = 1 + number % (modes.length - 1);
+  modes[threaded] = { ...modes[threaded]!, threads: 2 + number % 7 };
   return modes;
 }
 
