@@ -248,8 +248,8 @@ export function compilerArguments(
   return ["cc", "-target", target.zig, ...FLAGS, ...extra, "-shared", "-s", "-o", output, ...files, ...target.flags];
 }
 
-/** Where a target's library lies, and the work to make it, or null if its sources have not changed. */
-function prepare(name: string, options: BuildOptions): { library: string; work: Work | null } {
+/** Where a target's library lies, and the work to make it, or null if its sources (and zig, if one is named) have not changed. */
+function prepare(name: string, options: BuildOptions, by?: string): { library: string; work: Work | null } {
   const { force = false, bench = false, log = () => {} } = options;
   const target = TARGETS[name];
   if (!target) throw new Error(`there is no target ${name}; there are ${Object.keys(TARGETS).join(", ")}`);
@@ -257,7 +257,8 @@ function prepare(name: string, options: BuildOptions): { library: string; work: 
   const folder = join(ROOT, "lib", bench ? "bench" : "", name), library = join(folder, target.file);
   const stamp = join(folder, "build.json"), made = fingerprint(target, extra);
   if (!force && existsSync(library) && existsSync(stamp)) {
-    if ((JSON.parse(readFileSync(stamp, "utf8")) as { made?: string }).made === made) return { library, work: null };
+    const last = JSON.parse(readFileSync(stamp, "utf8")) as { made?: string; zig?: string };
+    if (last.made === made && (by ?? last.zig) === last.zig) return { library, work: null };
   }
   const { command: [zig, ...first], version } = findZig(log);
   log(`building ${name} with zig ${version}`);
@@ -287,10 +288,11 @@ export function build(name: string, options: BuildOptions = {}): string {
 
 /** Builds every target, as many at a time as there are processors; returns the libraries' paths by target. */
 export async function buildAll(options: BuildOptions = {}): Promise<Map<string, string>> {
-  const names = Object.keys(TARGETS), built = new Map<string, string>(names.map((name) => [name, ""]));
+  const { version } = findZig(options.log), names = Object.keys(TARGETS);
+  const built = new Map<string, string>(names.map((name) => [name, ""]));
   const builder = async () => {
     for (let name = names.shift(); name !== undefined; name = names.shift()) {
-      const { library, work } = prepare(name, options);
+      const { library, work } = prepare(name, options, version);
       built.set(name, library);
       if (!work) continue;
       try {

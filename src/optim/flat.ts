@@ -6,6 +6,7 @@
 
 import type { Backend, Numbers } from "../../ffi/backend.ts";
 import { bestBackend, getNumThreads } from "../../ffi/load.ts";
+import { holds } from "../dtype.ts";
 import { show } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
@@ -90,14 +91,15 @@ export class FlatParameters {
     return this.#wide ? 2 ** -52 : 2 ** -23;
   }
 
-  /** Throws unless every parameter's array is as it must be. */
-  check(): void {
+  /** Throws unless every parameter's array is as it must be. Gives their memory. */
+  check(): WrittenMemory {
     const written = new WrittenMemory();
     for (const { param, label } of this.#pieces) {
       checkArray(param.data, param, () => `data of ${label}`);
       written.add(param.data, `data of ${label}`);
     }
     written.check();
+    return written;
   }
 
   /** out = the parameters. */
@@ -110,10 +112,12 @@ export class FlatParameters {
     return this.#pieces.every(({ param, from }) => (param.data as Numbers).every((v, i) => v === x[from + i]));
   }
 
-  /** The parameters = x. */
+  /** The parameters = x: those whose arrays are as they must be, for a step may end because another one's is not. */
   write(x: Numbers): void {
-    this.check();
-    for (const { param, from, to } of this.#pieces) (param.data as Numbers).set(x.subarray(from, to));
+    for (const { param, from, to } of this.#pieces) {
+      const { data } = param;
+      if (holds(data, param.dtype) && data.length === to - from) data.set(x.subarray(from, to));
+    }
   }
 
   /** The parameters = x + t d. */
@@ -141,8 +145,7 @@ export class FlatParameters {
    * @param d the direction for the slope; null: there is none yet
    */
   gather(out: Numbers, negate: boolean, d: Numbers | null): Gathered {
-    const written = new WrittenMemory();
-    for (const { param, label } of this.#pieces) written.add(param.data, `data of ${label}`);
+    const written = this.check(); // the closure may have done anything
     for (const { param, label } of this.#pieces) {
       const { grad } = param;
       if (grad === null || grad === undefined) continue;
