@@ -6,7 +6,8 @@ import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { SGD_RULE } from "../src/optim/sgd.ts";
 import { IS_BUN, runProgram } from "./support/runtime.ts";
-import { collector, copied, FOR_LOOP, inEachMode, Twin } from "./support/twin.ts";
+import { collector } from "./support/garbage.ts";
+import { copied, FOR_LOOP, inEachMode, Twin } from "./support/twin.ts";
 
 inEachMode("garbage collection between steps moves and frees nothing that a step needs", (mode) => {
   const twin = new Twin(mode), collect = collector();

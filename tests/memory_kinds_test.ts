@@ -1,7 +1,7 @@
 /** Memory of each kind: resizable, shared, of WebAssembly; views of it, that grow, shrink and lie side by side. */
 
 import { assertThrows } from "@std/assert";
-import { AdamW, type DType, Parameter, SGD, type TypedArray } from "../mod.ts";
+import { AdamW, Parameter, SGD, type TypedArray } from "../mod.ts";
 import { bytesOf, DTYPES } from "../src/dtype.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { guarded } from "./support/arrays.ts";

@@ -16,7 +16,8 @@ import { bytesOf, DTYPES } from "../src/dtype.ts";
 import { guarded, lying } from "./support/arrays.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { typed } from "./support/golden.ts";
-import { collector, copied, detach, parameter, values } from "./support/twin.ts";
+import { collector } from "./support/garbage.ts";
+import { copied, detach, parameter, values } from "./support/twin.ts";
 
 const LIMIT = { timeout: 60_000 };
 const QUASI_NEWTON = {

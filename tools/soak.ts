@@ -15,9 +15,11 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import * as optim from "../mod.ts";
+import { collector } from "../tests/support/garbage.ts";
 
 const { Parameter } = optim;
-type Optimizer = optim.Optimizer;
+// deno-lint-ignore no-explicit-any -- of any options
+type Optimizer = optim.Optimizer<any>;
 type Tensor = optim.Parameter;
 
 const DTYPES = ["float32", "float64", "bfloat16", "float16"] as const;
@@ -30,14 +32,20 @@ const LOOKS = 20;
 export interface Usage {
   /** Resident memory, in bytes. */
   readonly rss: number;
+  /** What the engine knows to be in use, arrays included, in bytes. */
+  readonly live: number;
   readonly handles: number;
   readonly threads: number;
 }
 
-/** What this process has now. */
+const collect = collector();
+
+/** What this process has now that garbage is collected. */
 export function usage(): Usage {
+  collect();
   const count = (what: string) => readdirSync(`/proc/self/${what}`).length;
-  return { rss: process.memoryUsage.rss(), handles: count("fd"), threads: count("task") };
+  const { rss, heapUsed, external } = process.memoryUsage();
+  return { rss, live: heapUsed + external, handles: count("fd"), threads: count("task") };
 }
 
 /** The processor time of this process until now, in ticks of 10 ms. */
@@ -80,11 +88,15 @@ const ELEMENTWISE = [
 
 /** An array for a dtype, of numbers that follow from the seed. */
 function array(below: (n: number) => number, dtype: typeof DTYPES[number], n: number): optim.TypedArray {
-  const from = below(1000);
-  const number = (i: number) => (i * 7 + from) % 101 / 50 - 1;
-  if (dtype === "float32") return Float32Array.from({ length: n }, (_, i) => number(i));
-  if (dtype === "float64") return Float64Array.from({ length: n }, (_, i) => number(i));
-  return new Uint16Array(n).fill(dtype === "bfloat16" ? 0x3f80 + from % 8 : 0x3c00 + from % 8);
+  const made = dtype === "float32"
+    ? new Float32Array(n)
+    : dtype === "float64"
+    ? new Float64Array(n)
+    : new Uint16Array(n);
+  const from = below(1000), one = dtype === "bfloat16" ? 0x3f80 : 0x3c00;
+  if (made instanceof Uint16Array) return made.fill(one + from % 8);
+  for (let i = 0; i < n; i++) made[i] = (i * 7 + from) % 101 / 50 - 1;
+  return made;
 }
 
 function tensor(below: (n: number) => number, matrix = false): Tensor {
@@ -103,7 +115,7 @@ function optimizer(below: (n: number) => number): Optimizer {
   if (kind === 13) {
     return new optim.LBFGS([new Parameter(array(below, "float64", 1 + below(50)))], { maxIter: 2, historySize: 3 });
   }
-  const make = optim[ELEMENTWISE[kind]!] as new (groups: unknown[], options: object) => Optimizer;
+  const make = optim[ELEMENTWISE[kind]!] as unknown as new (groups: unknown[], options: object) => Optimizer;
   const groups = Array.from({ length: 1 + below(3) }, () => ({
     params: Array.from({ length: 1 + below(4) }, () => tensor(below)),
   }));
@@ -115,8 +127,8 @@ function step(one: Optimizer, below: (n: number) => number): void {
   if (one instanceof optim.LBFGS) {
     const p = one.paramGroups[0]!.params[0]!;
     one.step(() => {
-      p.grad = p.data.map((x) => x - 0.5) as optim.TypedArray;
-      return p.data.reduce((sum: number, x: number) => sum + (x - 0.5) ** 2 / 2, 0);
+      p.grad = (p.data as Float64Array).map((x) => x - 0.5);
+      return (p.data as Float64Array).reduce((sum, x) => sum + (x - 0.5) ** 2 / 2, 0);
     });
     return;
   }
@@ -160,7 +172,7 @@ export function soak(steps: number, seed: number): Soaked {
 
 /** The same in so many Workers at once; resolves with each one's steps. */
 export async function soakInWorkers(workers: number, steps: number, seed: number): Promise<number[]> {
-  return await Promise.all(Array.from({ length: workers }, (_, i) =>
+  const done = await Promise.all(Array.from({ length: workers }, (_, i) =>
     new Promise<number>((resolve, reject) => {
       const worker = new Worker(new URL("./soak.ts", import.meta.url), { workerData: { steps, seed: seed + i } });
       let done = -1;
@@ -169,6 +181,8 @@ export async function soakInWorkers(workers: number, steps: number, seed: number
       worker.on("exit", (code) =>
         code === 0 && done >= 0 ? resolve(done) : reject(new Error(`a Worker ended with ${code}`)));
     })));
+  await new Promise((resolve) => setTimeout(resolve, 500)); // their threads end a little later
+  return done;
 }
 
 /** Processor time that the process takes in a second in which nothing is to be done, in ticks of 10 ms. */
@@ -179,8 +193,10 @@ export async function idle(): Promise<number> {
   return ticks() - before;
 }
 
-const show = ({ rss, handles, threads }: Usage) =>
-  `${(rss / 2 ** 20).toFixed(0)} MiB, ${handles} handles, ${threads} threads`;
+const show = ({ rss, live, handles, threads }: Usage) =>
+  `${(rss / 2 ** 20).toFixed(1)} MiB, of which ${
+    (live / 2 ** 20).toFixed(1)
+  } live, ${handles} handles, ${threads} threads`;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -197,11 +213,11 @@ async function main(): Promise<void> {
   looks.forEach((look, i) => console.log(`look ${i + 1}: ${show(look)}`));
   if (workers > 0) {
     const share = Math.ceil(steps / 10 / workers);
-    await soakInWorkers(workers, share, seed);
-    console.log(`${workers} Workers of ${share} steps each, twice`);
-    const after = usage();
-    await soakInWorkers(workers, share, seed + workers);
-    console.log(`after the first: ${show(after)}; after the second: ${show(usage())}`);
+    console.log(`${workers} Workers of ${share} steps each, three times`);
+    for (let round = 0; round < 3; round++) {
+      await soakInWorkers(workers, share, seed + round * workers);
+      console.log(`afterwards: ${show(usage())}`);
+    }
   }
   console.log(`${(await idle()) * 10} ms of processor time in an idle second`);
 }

@@ -6,8 +6,6 @@
  */
 
 import { test } from "node:test";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertStrictEquals } from "@std/assert";
 import { AdamW, type AdamWOptions, backend, type DType, Parameter, type ParamGroup } from "../../mod.ts";
 import type { ParameterState, TypedArray } from "../../mod.ts";
@@ -204,11 +202,3 @@ export function inside<Buffer extends ArrayBufferLike>(buffer: Buffer, p: Parame
 
 /** A group of the optimizer that strange things are done to. */
 export const group = (twin: Twin, g: number): ParamGroup<AdamWOptions> => twin.optimizer.paramGroups[g]!;
-
-/** Collects garbage now. */
-export function collector(): () => void {
-  const { Bun } = globalThis as unknown as { Bun?: { gc(now: boolean): void } };
-  if (Bun) return () => Bun.gc(true);
-  setFlagsFromString("--expose-gc");
-  return runInNewContext("gc") as () => void;
-}
