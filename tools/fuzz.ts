@@ -14,7 +14,14 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import fc from "fast-check";
 import { dirname, fromFileUrl } from "@std/path";
-import { FUZZ_CASES, type FuzzCase, fuzzModes, fuzzProgram, runFuzzCase } from "../tests/support/fuzz.ts";
+import {
+  FUZZ_CASES,
+  type FuzzCase,
+  type FuzzMode,
+  fuzzModes,
+  fuzzProgram,
+  runFuzzCase,
+} from "../tests/support/fuzz.ts";
 import { backend } from "../mod.ts";
 import { findBun } from "./test.ts";
 
@@ -26,19 +33,27 @@ export function casesOf(seed: number, count: number): FuzzCase[] {
 }
 
 /** What each case leaves, which is the same in every mode of this process; throws with a shrunk program where it is not. */
-export function hashesOf(seed: number, count: number): string[] {
-  return casesOf(seed, count).map((fuzz, i) => {
-    const [first, ...others] = fuzzModes(i), wanted = runFuzzCase(fuzz, first!);
-    if (others.some((mode) => runFuzzCase(fuzz, mode) !== wanted)) throw new Error(shrunk(seed, count, i));
-    return wanted;
-  });
+export async function hashesOf(seed: number, count: number): Promise<string[]> {
+  const hashes: string[] = [];
+  for (const [i, fuzz] of casesOf(seed, count).entries()) {
+    const modes = fuzzModes(i), found = await allOf(fuzz, modes);
+    if (new Set(found).size > 1) throw new Error(await shrunk(seed, count, modes));
+    hashes.push(found[0]!);
+  }
+  return hashes;
 }
 
-/** A smaller case that still leaves different things in the modes of case `i`, as a program. */
-function shrunk(seed: number, count: number, i: number): string {
-  const modes = fuzzModes(i);
-  const agree = (fuzz: FuzzCase) => new Set(modes.map((mode) => runFuzzCase(fuzz, mode))).size === 1;
-  const found = fc.check(fc.property(FUZZ_CASES, agree), { seed, numRuns: count });
+/** What a case leaves in each mode, one after the other. */
+async function allOf(fuzz: FuzzCase, modes: readonly FuzzMode[]): Promise<string[]> {
+  const found: string[] = [];
+  for (const mode of modes) found.push(await runFuzzCase(fuzz, mode));
+  return found;
+}
+
+/** A smaller case that still leaves different things in these modes, as a program. */
+async function shrunk(seed: number, count: number, modes: readonly FuzzMode[]): Promise<string> {
+  const agree = async (fuzz: FuzzCase) => new Set(await allOf(fuzz, modes)).size === 1;
+  const found = await fc.check(fc.asyncProperty(FUZZ_CASES, agree), { seed, numRuns: count });
   const fuzz = found.counterexample?.[0];
   return fuzz
     ? `implementations differ:\n\n${fuzzProgram(fuzz, modes)}`
@@ -78,7 +93,7 @@ export async function fuzz(seed: number, count: number): Promise<number> {
     ["the other runtime", elsewhere(...(isBun ? deno : bun), {}, seed, count)],
     ["WASM", elsewhere(...(isBun ? bun : deno), { FLATSTEP_BACKEND: "wasm" }, seed, count)],
   ];
-  const mine = hashesOf(seed, count);
+  const mine = await hashesOf(seed, count);
   for (const [what, promise] of others) {
     const theirs = await promise, at = mine.findIndex((hash, i) => hash !== theirs[i]);
     if (at < 0 && theirs.length === mine.length) continue;
@@ -99,7 +114,7 @@ async function main(): Promise<void> {
     },
   });
   const count = Number(values.cases), first = Number(values.seed), end = Date.now() + 60_000 * Number(values.minutes);
-  if (values.child) return console.log(hashesOf(first, count).join("\n"));
+  if (values.child) return console.log((await hashesOf(first, count)).join("\n"));
   console.log(
     `${JSON.stringify(backend())}, ${fuzzModes().length} ways in this process, WASM and the other runtime beside it`,
   );

@@ -7,11 +7,17 @@
  * @module
  */
 
+import { existsSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import process from "node:process";
 import fc from "fast-check";
+import { join } from "@std/path";
 import {
   type DType,
   getNumThreads,
+  load,
   Parameter,
+  save,
   setNumThreads,
   SparseTensor,
   type StateValue,
@@ -23,6 +29,10 @@ import { DTYPES, isTypedArray } from "../../src/dtype.ts";
 import { isas, numbersFor } from "./arena.ts";
 import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./classes.ts";
 import { hashNumbers, typed } from "./golden.ts";
+
+/** Where checkpoints are saved, in memory where there is such a place. */
+const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+let saves = 0;
 
 /** A parameter of a run. */
 export interface FuzzParam {
@@ -42,8 +52,9 @@ export interface FuzzGrad {
 
 /** What is done before a step. */
 export type FuzzAction =
-  | { readonly kind: "none" | "reload" | "zeroGrad" | "newData" }
+  | { readonly kind: "none" | "reload" | "pt" | "safetensors" | "zeroGrad" | "newData" }
   | { readonly kind: "set"; readonly group: number; readonly lr: number }
+  | { readonly kind: "variant"; readonly group: number; readonly variant: number }
   | { readonly kind: "add"; readonly params: readonly FuzzParam[] };
 
 /** A step. */
@@ -107,7 +118,18 @@ export const FUZZ_CASES: fc.Arbitrary<FuzzCase> = fc.constantFrom(...Object.keys
   const grad = gradOf(optimizer === "SparseAdam" ? "always" : SPARSE.includes(optimizer) ? "maybe" : "never");
   const action = fc.oneof(
     { weight: 4, arbitrary: fc.constant({ kind: "none" } as const) },
-    { weight: 1, arbitrary: fc.record({ kind: fc.constantFrom("reload", "zeroGrad", "newData") }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({ kind: fc.constantFrom("reload", "pt", "safetensors", "zeroGrad", "newData") }),
+    },
+    {
+      weight: 1,
+      arbitrary: fc.record({
+        kind: fc.constant("variant"),
+        group: fc.integer({ min: 0, max: 3 }),
+        variant: fc.integer({ min: 0, max: 100 }),
+      }),
+    },
     {
       weight: 1,
       arbitrary: fc.record({
@@ -146,8 +168,8 @@ export interface FuzzMode {
 }
 
 /**
- * The ways to make a run in this process, the for-loop in TypeScript first. One of them has several threads, and which, and how
- * many up to eight, goes by the case: more threads than processors take their time.
+ * The ways to make a run in this process, the for-loop in TypeScript first. For every fourth case one of them has several threads,
+ * up to eight: more threads than processors take their time.
  *
  * @param number of the case
  */
@@ -158,8 +180,9 @@ export function fuzzModes(number = 0): FuzzMode[] {
   modes.push({ foreach: true, fused: false, isa: null, threads: 1 });
   if (compiled.name === "wasm") return [...modes, { foreach: false, fused: true, isa: null, threads: 1 }];
   for (const isa of isas(compiled)) modes.push({ foreach: false, fused: true, isa, threads: 1 });
-  const threaded = 1 + number % (modes.length - 1);
-  modes[threaded] = { ...modes[threaded]!, threads: 2 + number % 7 };
+  if (number % 4 !== 0) return modes;
+  const k = number / 4, threaded = 1 + k % (modes.length - 1);
+  modes[threaded] = { ...modes[threaded]!, threads: 2 + k % 7 };
   return modes;
 }
 
@@ -226,7 +249,7 @@ function setGrad(p: Parameter, { kind, seed, special }: FuzzGrad): void {
 }
 
 /** Makes a run; returns a hash of what it leaves. */
-export function runFuzzCase(fuzz: FuzzCase, mode: FuzzMode): string {
+export async function runFuzzCase(fuzz: FuzzCase, mode: FuzzMode): Promise<string> {
   const { make, variants } = OPTIMIZERS[fuzz.optimizer]!, variant = variants[fuzz.variant % variants.length]!;
   const hash = new Hash(), compiled = bestBackend(), isa = compiled.isa, threads = getNumThreads();
   try {
@@ -237,7 +260,7 @@ export function runFuzzCase(fuzz: FuzzCase, mode: FuzzMode): string {
     const optimizer = new make(fuzz.groups.map((params) => ({ params: params.map(makeParam) })), options);
     for (const step of fuzz.steps) {
       try {
-        act(optimizer, step.action);
+        await act(optimizer, step.action, variants);
         const params = optimizer.paramGroups.flatMap((group) => group.params);
         params.forEach((p, i) => setGrad(p, step.grads[i % step.grads.length]!));
         optimizer.step(null, step.options);
@@ -262,13 +285,32 @@ export function runFuzzCase(fuzz: FuzzCase, mode: FuzzMode): string {
   return hash.value;
 }
 
-function act(optimizer: InstanceType<AnyOptimizer>, action: FuzzAction): void {
+async function act(
+  optimizer: InstanceType<AnyOptimizer>,
+  action: FuzzAction,
+  variants: readonly Record<string, unknown>[],
+): Promise<void> {
   const params = optimizer.paramGroups.flatMap((group) => group.params);
   switch (action.kind) {
     case "none":
       return;
     case "reload":
       return optimizer.loadStateDict(structuredClone(optimizer.stateDict()));
+    case "pt":
+    case "safetensors": {
+      const path = join(FOLDER, `${process.pid}-${saves++}.${action.kind}`);
+      await save(path, { optimizer });
+      try {
+        return optimizer.loadStateDict((await load(path)).optimizer);
+      } finally {
+        rmSync(path);
+      }
+    }
+    case "variant": { // what another variant has, options that this one lacks among it
+      const group = optimizer.paramGroups[action.group % optimizer.paramGroups.length]!;
+      Object.assign(group, variants[action.variant % variants.length]);
+      return;
+    }
     case "zeroGrad":
       return optimizer.zeroGrad({ setToNull: false });
     case "newData":
@@ -288,6 +330,8 @@ export function fuzzProgram(fuzz: FuzzCase, modes: readonly FuzzMode[]): string 
     "// deno run -A THIS, in the project's folder",
     'import { runFuzzCase } from "./tests/support/fuzz.ts";',
     `const fuzz = ${JSON.stringify(fuzz, null, 1)} as const;`,
-    `for (const mode of ${JSON.stringify(modes)} as const) console.log(JSON.stringify(mode), runFuzzCase(fuzz, mode));`,
+    `for (const mode of ${
+      JSON.stringify(modes)
+    } as const) console.log(JSON.stringify(mode), await runFuzzCase(fuzz, mode));`,
   ].join("\n");
 }
