@@ -49,7 +49,7 @@ inEachMode("garbage collection in hooks and in the closure takes nothing that th
     twin.optimizer.registerStepPreHook(() => void collect()),
     twin.optimizer.registerStepPostHook(collect),
   ];
-  for (let step = 0; step < 5; step++) {
+  for (let step = 0; step < 3; step++) {
     twin.optimizer.step(() => {
       collect();
       twin.grads(); // the old gradients are garbage now

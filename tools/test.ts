@@ -17,7 +17,7 @@ const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
 
 /** What compares compiled code with TypeScript and with torch: run with FLATSTEP_BACKEND=wasm too. */
 const TABLES: readonly string[] = [
-  ..."kernels tensors vectors foreach sparse sparse_tensor golden memory_arrays memory_faults memory_gc memory_kinds memory_state step_options clip_grad swa"
+  ..."kernels tensors vectors foreach sparse sparse_tensor golden memory_arrays memory_faults memory_gc memory_hostile memory_kinds memory_lists memory_state step_options clip_grad swa"
     .split(" "),
 ].map((name) => `tests/${name}_test.ts`);
 
