@@ -267,7 +267,7 @@ function setIdentity(h: Numbers, n: number, value: number): void {
  * import { BFGS, Parameter } from "@flatstep/optim";
  *
  * const p = new Parameter(Float64Array.of(-1.2, 1));
- * const optimizer = new BFGS([p], { maxIter: 100 });
+ * const optimizer = new BFGS([p], { maxIter: 100, toleranceChange: 0 });
  * optimizer.step(() => { // Rosenbrock's valley
  *   const [x, y] = p.data as Float64Array as unknown as [number, number];
  *   p.grad = Float64Array.of(-400 * x * (y - x * x) - 2 * (1 - x), 200 * (y - x * x));
