@@ -8,7 +8,7 @@ import { fuzzModes, runFuzzCase } from "./support/fuzz.ts";
 
 /** Bun's own limit is five seconds. */
 const LIMIT = { timeout: 180_000 };
-const CASES = 200;
+const CASES = 300;
 
 test(
   "random training runs leave the same bits in every implementation, in WASM, and in both runtimes",

@@ -2,7 +2,9 @@
  * The soak: a great many steps of optimizers that come and go, over shapes, dtypes, groups and gradients that change, in one process.
  * Afterwards memory, file handles and threads are what they were after the first part, and the processor is idle.
  *
- *     deno task soak [--steps=1000000] [--seed=1] [--workers=8]
+ *     deno task soak [--steps=1000000] [--minutes=0] [--seed=1] [--workers=8]
+ *
+ * `--minutes` goes on with further seeds for so long.
  *
  * With workers, as many Workers make their share of the steps at the same time, each with optimizers of its own, and end. Runs in
  * Deno, and with the same command's file in Bun: `bun tools/soak.ts`. What it reads is Linux's, /proc.
@@ -202,15 +204,19 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       steps: { type: "string", default: "1000000" },
+      minutes: { type: "string", default: "0" },
       seed: { type: "string", default: "1" },
       workers: { type: "string", default: "8" },
     },
   });
   const steps = Number(values.steps), seed = Number(values.seed), workers = Number(values.workers);
+  const end = Date.now() + 60_000 * Number(values.minutes);
   console.log(JSON.stringify(optim.backend()));
-  const { optimizers, seconds, looks } = soak(steps, seed);
-  console.log(`${steps} steps of ${optimizers} optimizers in ${seconds.toFixed(0)} s`);
-  looks.forEach((look, i) => console.log(`look ${i + 1}: ${show(look)}`));
+  for (let now = seed; now === seed || Date.now() < end; now++) {
+    const { optimizers, seconds, looks } = soak(steps, now);
+    console.log(`${steps} steps of ${optimizers} optimizers in ${seconds.toFixed(0)} s, seed ${now}`);
+    looks.forEach((look, i) => console.log(`look ${i + 1}: ${show(look)}`));
+  }
   if (workers > 0) {
     const share = Math.ceil(steps / 10 / workers);
     console.log(`${workers} Workers of ${share} steps each, three times`);
