@@ -54,4 +54,15 @@ uint32_t fs_parts_for(uint64_t bytes, uint32_t threads);
 uint32_t fs_enter_float(void);
 void fs_leave_float(uint32_t saved);
 
+/** Partial results of so many elements. */
+static inline uint64_t fs_chunks_of(uint64_t n) { return n / FS_REDUCE_CHUNK + (n % FS_REDUCE_CHUNK != 0); }
+
+/** The first of `count` things that part `part` of `parts` does; of part `parts`: `count`. */
+static inline uint64_t fs_first_of(uint64_t count, uint32_t part, uint32_t parts) {
+  return count / parts * part + (part < count % parts ? part : count % parts);
+}
+
+/** Partial results are reduced like elements, until one is left: it is returned, and `partials` is scratch. 0 of none. */
+double fs_fold(uint32_t op, double *partials, uint64_t count);
+
 #endif

@@ -33,7 +33,6 @@ typedef struct totals {
 static uint32_t row_words(const fs_job *job) { return 2 + fs_rules[job->rule].buffers; }
 static uint32_t row_hyper(const uint64_t *row) { return (uint32_t)row[1]; }
 static uint32_t row_flags(const uint64_t *row) { return (uint32_t)(row[1] >> 32); }
-static uint64_t chunks_of(uint64_t n) { return n / FS_REDUCE_CHUNK + (n % FS_REDUCE_CHUNK != 0); }
 
 /* Checks a job, and adds what there is in it to *all. */
 static int32_t check_job(const fs_job *job, totals *all) {
@@ -62,7 +61,7 @@ static int32_t check_job(const fs_job *job, totals *all) {
       }
     }
     sum += n;
-    chunks += chunks_of(n);
+    chunks += fs_chunks_of(n);
   }
   if (sum > UINT64_MAX / 2 - all->elements) return FS_ERR_LENGTH;
   all->elements += sum;
@@ -121,15 +120,20 @@ static void prefetch(const uint64_t *row, uint32_t buffers, uint32_t size) {
 /* Shorter tensors do better in one piece. */
 #define FS_LONG 65536u
 
+/* Fetches the block after the ones that are about to be run from element `from` on. */
+static void fetch_ahead(const uint64_t *row, uint32_t buffers, uint64_t from, uint32_t size) {
+  for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
+    for (uint32_t b = 0; b < buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
+  }
+}
+
 static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to) {
   const fs_rule *rule = &fs_rules[job->rule];
   const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
   const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
   if (rule->ahead && to - from > FS_LONG / size) {
     for (const uint64_t block = FS_BLOCK / size; to - from > block; from += block) {
-      for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
-        for (uint32_t b = 0; b < rule->buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
-      }
+      fetch_ahead(row, rule->buffers, from, size);
       kernel(flags, hypers, row + 2, (size_t)from, (size_t)(from + block));
     }
   }
@@ -152,16 +156,19 @@ static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *
   uint64_t pointers[FS_MAX_BUFFERS];
   for (uint64_t n; from < to; from += n) {
     n = to - from < block ? to - from : block;
-    if (ahead) {
-      for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
-        for (uint32_t b = 0; b < rule->buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
-      }
-    }
+    if (ahead) fetch_ahead(row, rule->buffers, from, size);
     for (uint32_t b = 0; b < rule->buffers; b++) pointers[b] = row[2 + b] == 0 ? 0 : row[2 + b] + from * size;
     scale(products, (const void *)(uintptr_t)pointers[1], (size_t)n, factors);
     pointers[1] = (uint64_t)(uintptr_t)products;
     kernel(flags, hypers, pointers, 0, (size_t)n);
   }
+}
+
+static void run_elements(const run *r, fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from,
+                         uint64_t to) {
+  if (from >= to) return;
+  if (r->factors == NULL) run_row(kernel, job, row, from, to);
+  else run_scaled_row(kernel, job, row, from, to, r->factors);
 }
 
 static void run_part(void *context, uint32_t part) {
@@ -180,14 +187,10 @@ static void run_part(void *context, uint32_t part) {
     const uint64_t *row = job->table + (size_t)c.row * words;
     for (; c.row < last; c.row++, c.at = 0, row += words) {
       if (c.row + 1 < last) prefetch(row + words, buffers, size);
-      if (row[0] <= c.at) continue;
-      if (r->factors == NULL) run_row(kernel, job, row, c.at, row[0]);
-      else run_scaled_row(kernel, job, row, c.at, row[0], r->factors);
+      run_elements(r, kernel, job, row, c.at, row[0]);
     }
     if (c.job == end.job) {
-      if (end.at <= c.at) break;
-      if (r->factors == NULL) run_row(kernel, job, row, c.at, end.at);
-      else run_scaled_row(kernel, job, row, c.at, end.at, r->factors);
+      run_elements(r, kernel, job, row, c.at, end.at);
       break;
     }
   }
@@ -229,13 +232,12 @@ typedef struct reduction {
 
 static void reduce_part(void *context, uint32_t part) {
   const reduction *r = context;
-  const uint64_t from = r->chunks / r->parts * part + (part < r->chunks % r->parts ? part : r->chunks % r->parts);
-  const uint64_t to = from + r->chunks / r->parts + (part < r->chunks % r->parts);
+  const uint64_t from = fs_first_of(r->chunks, part, r->parts), to = fs_first_of(r->chunks, part + 1, r->parts);
   const uint32_t saved = fs_enter_float();
   uint64_t before = 0;
   const uint64_t *row = r->table;
   for (uint32_t i = 0; i < r->rows && before < to; i++, row += r->words) {
-    const uint64_t n = row[0], here = chunks_of(n);
+    const uint64_t n = row[0], here = fs_chunks_of(n);
     for (uint64_t c = from > before ? from - before : 0; c < here && before + c < to; c++) {
       const uint64_t at = c * FS_REDUCE_CHUNK, left = n - at;
       const size_t length = (size_t)(left < FS_REDUCE_CHUNK ? left : FS_REDUCE_CHUNK);
@@ -248,12 +250,11 @@ static void reduce_part(void *context, uint32_t part) {
   fs_leave_float(saved);
 }
 
-/* The partial results of a row are reduced in the same way, until one is left. */
-static double fold(uint32_t op, double *p, uint64_t left) {
+double fs_fold(uint32_t op, double *p, uint64_t left) {
   const fs_chunk again = fs_chunk_of(FS_F64);
   if (left == 0) return 0;
   while (left > 1) {
-    const uint64_t next = chunks_of(left);
+    const uint64_t next = fs_chunks_of(left);
     for (uint64_t c = 0; c < next; c++) {
       const uint64_t rest = left - c * FS_REDUCE_CHUNK;
       p[c] = again(op == FS_MAX_ABS ? FS_MAX_ABS : FS_SUM, p + c * FS_REDUCE_CHUNK, NULL,
@@ -281,7 +282,7 @@ int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t r
       if (row[b] == 0) return FS_ERR_NULL;
       if (row[b] % size != 0) return FS_ERR_ALIGN;
     }
-    chunks += chunks_of(row[0]);
+    chunks += fs_chunks_of(row[0]);
     if (chunks > partials_length) return FS_ERR_SCRATCH;
   }
   if (chunks > 0 && partials == NULL) return FS_ERR_NULL;
@@ -292,8 +293,8 @@ int32_t fs_reduce(uint32_t op, uint32_t dtype, const uint64_t *table, uint32_t r
   const uint32_t saved = fs_enter_float();
   row = table;
   for (uint32_t i = 0; i < rows; i++, row += words) {
-    results[i] = fold(op, partials, chunks_of(row[0]));
-    partials += chunks_of(row[0]);
+    results[i] = fs_fold(op, partials, fs_chunks_of(row[0]));
+    partials += fs_chunks_of(row[0]);
   }
   fs_leave_float(saved);
   return FS_OK;
@@ -310,8 +311,7 @@ typedef struct measurement {
 /* The squares of some chunks of gradients. */
 static void measure_part(void *context, uint32_t part) {
   const measurement *m = context;
-  const uint64_t from = m->chunks / m->parts * part + (part < m->chunks % m->parts ? part : m->chunks % m->parts);
-  const uint64_t to = from + m->chunks / m->parts + (part < m->chunks % m->parts);
+  const uint64_t from = fs_first_of(m->chunks, part, m->parts), to = fs_first_of(m->chunks, part + 1, m->parts);
   const uint32_t saved = fs_enter_float();
   uint64_t before = 0;
   for (uint32_t j = 0; j < m->count && before < to; j++) {
@@ -321,7 +321,7 @@ static void measure_part(void *context, uint32_t part) {
     const fs_chunk squares = fs_chunk_of(job->dtype);
     const uint64_t *row = job->table;
     for (uint32_t i = 0; i < job->rows && before < to; i++, row += words) {
-      const uint64_t here = chunks_of(row[0]);
+      const uint64_t here = fs_chunks_of(row[0]);
       if (i + 1 < job->rows) __builtin_prefetch((const void *)(uintptr_t)row[words + 3]);
       for (uint64_t c = from > before ? from - before : 0; c < here && before + c < to; c++) {
         const uint64_t at = c * FS_REDUCE_CHUNK, left = row[0] - at;
@@ -345,8 +345,8 @@ static void measure(const fs_job *jobs, uint32_t count, const totals *all, doubl
     const uint64_t *row = jobs[j].table;
     double *sum = &step[FS_STEP_SUMS + jobs[j].dtype];
     for (uint32_t i = 0; i < jobs[j].rows; i++, row += words) {
-      *sum = *sum + fold(FS_SUM_SQ, partials, chunks_of(row[0]));
-      partials += chunks_of(row[0]);
+      *sum = *sum + fs_fold(FS_SUM_SQ, partials, fs_chunks_of(row[0]));
+      partials += fs_chunks_of(row[0]);
     }
   }
   fs_leave_float(saved);

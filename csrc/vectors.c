@@ -23,18 +23,11 @@ typedef struct combination {
   uint32_t parts;
 } combination;
 
-static uint64_t chunks_of(uint64_t n) { return n / FS_REDUCE_CHUNK + (n % FS_REDUCE_CHUNK != 0); }
-
-/* The first of `count` things that part `part` of `parts` does. */
-static uint64_t first_of(uint64_t count, uint32_t part, uint32_t parts) {
-  return count / parts * part + (part < count % parts ? part : count % parts);
-}
-
 static void combine_part(void *context, uint32_t part) {
   const combination *c = context;
   const uint32_t saved = fs_enter_float();
-  const uint64_t to = first_of(c->chunks, part + 1, c->parts);
-  for (uint64_t k = first_of(c->chunks, part, c->parts); k < to; k++) {
+  const uint64_t to = fs_first_of(c->chunks, part + 1, c->parts);
+  for (uint64_t k = fs_first_of(c->chunks, part, c->parts); k < to; k++) {
     const uint64_t at = k * FS_REDUCE_CHUNK, left = c->n - at;
     double results[2] = {0, 0};
     c->kernels->combine(&c->pass, (size_t)at, (size_t)(left < FS_REDUCE_CHUNK ? left : FS_REDUCE_CHUNK), results);
@@ -43,21 +36,6 @@ static void combine_part(void *context, uint32_t part) {
     c->partials[c->chunks + k] = results[1];
   }
   fs_leave_float(saved);
-}
-
-/* Partial results are reduced like elements, until one is left. */
-static double finish(uint32_t op, double *partials, uint64_t left) {
-  const fs_chunk chunk = fs_chunk_of(FS_F64);
-  while (left > 1) {
-    const uint64_t next = chunks_of(left);
-    for (uint64_t k = 0; k < next; k++) {
-      const uint64_t rest = left - k * FS_REDUCE_CHUNK;
-      partials[k] = chunk(op, partials + k * FS_REDUCE_CHUNK, NULL,
-                          (size_t)(rest < FS_REDUCE_CHUNK ? rest : FS_REDUCE_CHUNK));
-    }
-    left = next;
-  }
-  return partials[0];
 }
 
 int32_t fs_combine(uint32_t dtype, const uint64_t *words, double *partials, uint32_t partials_length, double *results,
@@ -83,7 +61,7 @@ int32_t fs_combine(uint32_t dtype, const uint64_t *words, double *partials, uint
       {(const void *)(uintptr_t)words[P_X], (const void *)(uintptr_t)words[P_Y], (const void *)(uintptr_t)words[P_Z],
        (void *)(uintptr_t)words[P_OUT], (uint32_t)words[P_FLAGS] & 1u, (uint32_t)words[P_FLAGS] & 2u,
        as_double(words[P_A]), as_double(words[P_C])},
-      fs_vector_kernels_of(dtype), partials, n, chunks_of(n), fs_parts_for(bytes, threads)};
+      fs_vector_kernels_of(dtype), partials, n, fs_chunks_of(n), fs_parts_for(bytes, threads)};
   if (c.pass.z != NULL) {
     if (c.chunks > partials_length / 2) return FS_ERR_SCRATCH;
     if (partials == NULL) return FS_ERR_NULL;
@@ -92,8 +70,8 @@ int32_t fs_combine(uint32_t dtype, const uint64_t *words, double *partials, uint
   results[0] = results[1] = 0;
   if (c.pass.z != NULL) {
     const uint32_t saved = fs_enter_float();
-    results[0] = finish(FS_SUM, partials, c.chunks);
-    results[1] = finish(FS_MAX_ABS, partials + c.chunks, c.chunks);
+    results[0] = fs_fold(FS_SUM, partials, c.chunks);
+    results[1] = fs_fold(FS_MAX_ABS, partials + c.chunks, c.chunks);
     fs_leave_float(saved);
   }
   return FS_OK;
@@ -124,8 +102,8 @@ typedef struct packed {
 static void product_part(void *context, uint32_t part) {
   const packed *p = context;
   const uint32_t saved = fs_enter_float();
-  const uint32_t to = (uint32_t)first_of(p->blocks, part + 1, p->parts);
-  for (uint32_t b = (uint32_t)first_of(p->blocks, part, p->parts); b < to; b++) {
+  const uint32_t to = (uint32_t)fs_first_of(p->blocks, part + 1, p->parts);
+  for (uint32_t b = (uint32_t)fs_first_of(p->blocks, part, p->parts); b < to; b++) {
     const uint32_t first = block_row(p->n, b, p->blocks), end = block_row(p->n, b + 1, p->blocks);
     double *sum = p->scratch + (size_t)b * p->n;
     memset(sum, 0, (size_t)end * sizeof *sum);

@@ -32,6 +32,7 @@ import {
   STEP_UNSCALE,
   UPDATE,
 } from "./backend.ts";
+import { fold, reduceChunk } from "./reductions.ts";
 import { matmul, runTensors } from "./tensors.ts";
 import { combine, packedProduct, packedUpdate } from "./vectors.ts";
 
@@ -217,33 +218,6 @@ function sumRows(
   }
 }
 
-const LANES = 16;
-const lanes = new Float64Array(LANES);
-const larger = (a: number, b: number): number => (a >= b || a !== a ? a : b);
-
-/** One chunk, in the order of csrc/reduce.h: element i to lane i mod 16, then the lanes as a tree. */
-function reduceChunk(op: Reduction, x: Numbers, y: Numbers, n: number): number {
-  const lane = lanes.fill(0);
-  for (let i = 0; i < n; i++) {
-    const j = i % LANES, v = x[i]!, a = lane[j]!;
-    lane[j] = op === "sum"
-      ? a + v
-      : op === "sumAbs"
-      ? a + Math.abs(v)
-      : op === "sumSq"
-      ? a + v * v
-      : op === "dot"
-      ? a + v * y[i]!
-      : larger(a, Math.abs(v));
-  }
-  for (let half = LANES / 2; half >= 1; half /= 2) {
-    for (let j = 0; j < half; j++) {
-      lane[j] = op === "maxAbs" ? larger(lane[j]!, lane[j + half]!) : lane[j]! + lane[j + half]!;
-    }
-  }
-  return lane[0]!;
-}
-
 const chunk = new Float64Array(REDUCE_CHUNK), otherChunk = new Float64Array(REDUCE_CHUNK);
 
 /** Reduces the first `length` elements, each multiplied by a factor and rounded. */
@@ -256,7 +230,7 @@ function reduceOne(
   factor = 1,
 ): number {
   const block = chunk, other = otherChunk;
-  let partials: number[] = [];
+  const partials: number[] = [];
   for (let from = 0; from < length; from += REDUCE_CHUNK) {
     const n = Math.min(REDUCE_CHUNK, length - from);
     readInto(block, x, dtype, from, n);
@@ -264,15 +238,7 @@ function reduceOne(
     if (y) readInto(other, y, dtype, from, n);
     partials.push(reduceChunk(op, block, other, n));
   }
-  while (partials.length > 1) {
-    const next: number[] = [];
-    for (let from = 0; from < partials.length; from += REDUCE_CHUNK) {
-      const some = Float64Array.from(partials.slice(from, from + REDUCE_CHUNK));
-      next.push(reduceChunk(op === "maxAbs" ? op : "sum", some, some, some.length));
-    }
-    partials = next;
-  }
-  return partials[0] ?? 0;
+  return fold(op, partials);
 }
 
 /** The TypeScript backend. There is one. */

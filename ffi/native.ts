@@ -25,6 +25,7 @@ import {
   type Tensor,
   type TensorRule,
 } from "./backend.ts";
+import { checkRows } from "./fits.ts";
 import { NativeTensors } from "./native_tensors.ts";
 import { NativeVectors } from "./native_vectors.ts";
 import { type Functions, type Memory, STATUS } from "./symbols.ts";
@@ -261,9 +262,7 @@ export class NativeBackend implements Backend {
     starts: Uint32Array,
   ): void {
     if (count === 0 || length === 0) return;
-    if (out.length < count * length || starts.length <= count || sources.length < starts[count]!) {
-      throw new RangeError(`${count} rows of ${length} do not fit into arrays of these lengths`);
-    }
+    checkRows(out, count, length, sources, starts);
     for (const array of [out, values, sources, starts]) {
       if (array.buffer === undefined) throw new TypeError("an array without memory");
     }

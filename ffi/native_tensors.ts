@@ -6,6 +6,7 @@
 
 import { type DType, DTYPES } from "../src/dtype.ts";
 import { type Product, type Tensor, TENSOR_RULES, type TensorRule } from "./backend.ts";
+import { checkProduct } from "./fits.ts";
 import type { Functions, Memory } from "./symbols.ts";
 
 const WORDS = 7; // 64-bit words of a row of fs_run_tensors
@@ -56,9 +57,7 @@ export class NativeTensors {
   matmul(product: Product, threads: number): void {
     const { m, n, k, a, b, add, out, alpha, beta } = product,
       words = new Uint32Array(new ArrayBuffer(PRODUCT_WORDS * 8));
-    if (a.length < m * k || b.length < k * n || out.length < m * n || (add !== null && add.length < m * n)) {
-      throw new RangeError(`a product of [${m}, ${k}] and [${k}, ${n}] does not fit into arrays of these lengths`);
-    }
+    checkProduct(product);
     const flags = (product.aTransposed ? 1 : 0) | (product.bTransposed ? 2 : 0) | (product.symmetric ? 4 : 0);
     [m, n, k, flags].forEach((x, i) => setWord(words, i, x));
     [a, b, add, out].forEach((array, i) => {

@@ -6,6 +6,7 @@
 
 import { DTYPES } from "../src/dtype.ts";
 import { type Combination, type Numbers, REDUCE_CHUNK, type Sums } from "./backend.ts";
+import { checkCombination, checkPacked } from "./fits.ts";
 import type { Functions, Memory } from "./symbols.ts";
 
 const WORDS = 8; // 64-bit words of a pass
@@ -27,12 +28,9 @@ export class NativeVectors {
     this.#check = check;
   }
 
-  combine({ n, x, y, z, out, negate, a, c }: Combination, threads: number): Sums {
-    for (const array of [x, y, z, out]) {
-      if (array !== null && (array.length < n || dtypeOf(array) !== dtypeOf(out))) {
-        throw new RangeError(`a vector of ${n} elements does not fit into an array of ${array.length}`);
-      }
-    }
+  combine(pass: Combination, threads: number): Sums {
+    checkCombination(pass);
+    const { n, x, y, z, out, negate, a, c } = pass;
     if (n === 0) return { dot: 0, largest: 0 };
     const words = this.#words;
     words.fill(0);
@@ -72,11 +70,8 @@ export class NativeVectors {
   }
 
   #fits(n: number, matrix: Numbers, ...vectors: readonly Numbers[]): void {
+    checkPacked(n, matrix, ...vectors);
     for (const array of [matrix, ...vectors]) {
-      const needed = array === matrix ? n * (n + 1) / 2 : n;
-      if (array.length < needed || dtypeOf(array) !== dtypeOf(matrix)) {
-        throw new RangeError(`a packed matrix of ${n} rows does not go with an array of ${array.length}`);
-      }
       if (array.buffer === undefined) throw new TypeError("an array without memory"); // native.ts says why it is read
     }
   }

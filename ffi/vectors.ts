@@ -5,36 +5,9 @@
  */
 
 import { type Combination, type Numbers, REDUCE_CHUNK, type Sums } from "./backend.ts";
+import { fold, LANES, larger, plus, tree } from "./reductions.ts";
 
-const LANES = 16;
 const BLOCK_ROWS = 64, MAX_BLOCKS = 64;
-
-const larger = (a: number, b: number): number => (a >= b || a !== a ? a : b);
-
-/** Partial results are reduced like elements, until one is left. */
-function finish(partials: number[], join: (a: number, b: number) => number): number {
-  let left = partials;
-  while (left.length > 1) {
-    const next: number[] = [];
-    for (let from = 0; from < left.length; from += REDUCE_CHUNK) {
-      const lane = new Float64Array(LANES);
-      const to = Math.min(from + REDUCE_CHUNK, left.length);
-      for (let i = from; i < to; i++) lane[(i - from) % LANES] = join(lane[(i - from) % LANES]!, left[i]!);
-      next.push(tree(lane, join));
-    }
-    left = next;
-  }
-  return left[0] ?? 0;
-}
-
-function tree(lane: Float64Array, join: (a: number, b: number) => number): number {
-  for (let half = LANES / 2; half >= 1; half /= 2) {
-    for (let j = 0; j < half; j++) lane[j] = join(lane[j]!, lane[j + half]!);
-  }
-  return lane[0]!;
-}
-
-const plus = (a: number, b: number): number => a + b;
 
 /** One pass over vectors. */
 export function combine({ n, x, y, z, out, negate, a, c }: Combination): Sums {
@@ -62,7 +35,7 @@ export function combine({ n, x, y, z, out, negate, a, c }: Combination): Sums {
     dots.push(tree(lane, plus));
     largests.push(tree(largest, larger));
   }
-  return { dot: finish(dots, plus), largest: finish(largests, larger) };
+  return { dot: fold("sum", dots), largest: fold("maxAbs", largests) };
 }
 
 /** The first row of each block, and n. */

@@ -29,7 +29,8 @@ import {
   type TensorRule,
   UPDATE,
 } from "./backend.ts";
-import { jsBackend } from "./js.ts";
+import { checkCombination } from "./fits.ts";
+import { fold } from "./reductions.ts";
 import { ABI_VERSION } from "./symbols.ts";
 import { Batch, checkStatus, factorsOf, WasmJob } from "./wasm_job.ts";
 import {
@@ -57,12 +58,6 @@ interface Part {
   readonly other: TypedArray | null;
   readonly start: number;
   readonly length: number;
-}
-
-/** Reduces the results of chunks as their elements were, until one is left. */
-function fold(op: Reduction, partials: readonly number[]): number {
-  if (partials.length < 2) return partials[0] ?? 0;
-  return jsBackend.reduce(op === "maxAbs" ? op : "sum", "float64", [Float64Array.from(partials)], null, 1)[0]!;
 }
 
 /** The module behind its functions. There is one. */
@@ -203,12 +198,9 @@ export class WasmBackend implements Backend {
     return found.map((partials) => fold(op, partials));
   }
 
-  combine({ n, x, y, z, out, negate, a, c }: Combination): Sums {
-    for (const array of [x, y, z, out]) {
-      if (array !== null && (array.length < n || array.constructor !== out.constructor)) {
-        throw new RangeError(`a vector of ${n} elements does not fit into an array of ${array.length}`);
-      }
-    }
+  combine(pass: Combination): Sums {
+    checkCombination(pass);
+    const { n, x, y, z, out, negate, a, c } = pass;
     const heap = this.#heap, { base, u32, f64, exports } = heap, kind = out instanceof Float64Array ? 1 : 0;
     const words = (base + TABLE_AT) / 4, results = base + STEP_AT, partials = base + HYPERS_AT;
     const chunk = REDUCE_CHUNK * 8, dots: number[] = [], largests: number[] = [];

@@ -8,6 +8,7 @@
 
 import { bytesOf, type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
 import { type Numbers, type Product, type Tensor, TENSOR_RULES, type TensorRule } from "./backend.ts";
+import { checkPacked, checkProduct, checkRows } from "./fits.ts";
 import { jsBackend } from "./js.ts";
 import { checkStatus } from "./wasm_job.ts";
 import { asBits, CALL_BYTES, Heap, kindOf, MAX_BYTES } from "./wasm_memory.ts";
@@ -101,9 +102,7 @@ export class WasmTensors {
 
   matmul(product: Product): void {
     const { m, n, k, a, b, add, out, alpha, beta } = product;
-    if (a.length < m * k || b.length < k * n || out.length < m * n || (add !== null && add.length < m * n)) {
-      throw new RangeError(`a product of [${m}, ${k}] and [${k}, ${n}] does not fit into arrays of these lengths`);
-    }
+    checkProduct(product);
     const dtype = out instanceof Float64Array ? "float64" : "float32", kind = kindOf(dtype), size = bytesOf(dtype);
     const room = this.heap.exports.fs_matmul_scratch(DTYPES.indexOf(dtype), 1), layout = new Layout(this.heap.base);
     const words = layout.place(PRODUCT_WORDS * 8), scratch = layout.place(room * 8);
@@ -127,12 +126,8 @@ export class WasmTensors {
 
   /** packedProduct and packedUpdate of `Backend`: a matrix and two vectors, of which the matrix or the second is written. */
   packed(what: "product" | "update", n: number, matrix: Numbers, u: Numbers, s: Numbers): void {
+    checkPacked(n, matrix, u, s);
     const triangle = n * (n + 1) / 2;
-    for (const array of [matrix, u, s]) {
-      if (array.length < (array === matrix ? triangle : n) || array.constructor !== matrix.constructor) {
-        throw new RangeError(`a packed matrix of ${n} rows does not go with an array of ${array.length}`);
-      }
-    }
     if (n === 0) return;
     const dtype = matrix instanceof Float64Array ? "float64" : "float32", kind = kindOf(dtype), size = bytesOf(dtype);
     const type = DTYPES.indexOf(dtype), layout = new Layout(this.heap.base), { exports } = this.heap;
@@ -170,9 +165,7 @@ export class WasmTensors {
     starts: Uint32Array,
   ): void {
     if (count === 0 || length === 0) return;
-    if (out.length < count * length || starts.length <= count || sources.length < starts[count]!) {
-      throw new RangeError(`${count} rows of ${length} do not fit into arrays of these lengths`);
-    }
+    checkRows(out, count, length, sources, starts);
     const limit = Math.floor(values.length / length), size = bytesOf(dtype);
     for (let k = 0; k < count; k++) if (starts[k]! > starts[k + 1]!) checkStatus(-10, "fs_sum_rows");
     for (let s = starts[0]!; s < starts[count]!; s++) if (sources[s]! >= limit) checkStatus(-10, "fs_sum_rows");
