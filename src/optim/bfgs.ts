@@ -82,11 +82,6 @@ class InverseHessian implements Curvature<ParamGroup<BFGSOptions>> {
       work.give(s);
       work.give(y);
     }
-    const previous = state["prevFlatGrad"] as Numbers | undefined;
-    if (previous !== undefined && previous !== here.grad) work.give(previous);
-    state["prevFlatGrad"] = here.grad;
-    state["prevLoss"] = here.loss;
-    state["t"] = 0;
     if (next !== null && next.at === here && !anew) {
       const old = state["d"] as Numbers;
       state["d"] = next.direction.d;
@@ -164,13 +159,6 @@ class InverseHessian implements Curvature<ParamGroup<BFGSOptions>> {
     }
     give(hy);
     give(u);
-  }
-
-  /** H stays as it is. */
-  stay({ state }: Work, here: Evaluated): void {
-    state["t"] = 0;
-    state["prevFlatGrad"] = here.grad;
-    if (state["nIter"] === 0) { for (const key of KEYS) delete state[key]; }
   }
 
   /** Where there is no lower point, the gradient's direction is tried. */

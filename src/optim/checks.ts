@@ -8,6 +8,19 @@ import { arrayNames, holds, type TypedArray } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 
+/** Throws if a closure of `step()` returned a Promise. */
+export function refusePromise(loss: unknown): void {
+  if (typeof (loss as { then?: unknown } | null | undefined)?.then === "function") {
+    throw new TypeError("closure must return a number, got a Promise: use stepAsync()");
+  }
+}
+
+/** Throws unless what a closure returned is a number. */
+export function checkLoss(loss: unknown): asserts loss is number {
+  refusePromise(loss);
+  if (typeof loss !== "number") throw new TypeError(`closure must return a number, got ${show(loss)}`);
+}
+
 /**
  * Throws unless an array has its parameter's dtype, and as many elements: `size` of them where it is given, else as many as
  * the parameter.

@@ -23,7 +23,7 @@ import { show, StateDictError } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { Optimizer } from "./optimizer.ts";
-import { readOptions, type Schema } from "./options.ts";
+import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { fillTensor, GroupPlan, type Update } from "./plan.ts";
 import { isSparseEntry, readSparse } from "./sparse_state.ts";
@@ -86,15 +86,9 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     name: string,
     definition: Definition<ParamGroup<Options>>,
   ) {
-    const { schema, update } = definition;
-    const given = options === undefined ? {} : readOptions(options, schema, name, false);
-    const defaults = Object.fromEntries(
-      Object.entries(schema as Record<string, { default: unknown }>).map((
-        [key, spec],
-      ) => [key, key in given ? given[key] : spec.default]),
-    );
-    super(params, defaults as Required<Options>, schema as Schema<Options>);
-    this.#update = update;
+    const schema = definition.schema as Schema<Options>;
+    super(params, readDefaults(options, schema, name), schema);
+    this.#update = definition.update;
   }
 
   /** Throws unless options go with each other. */

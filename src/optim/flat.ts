@@ -7,7 +7,6 @@
 import type { Backend, Numbers } from "../../ffi/backend.ts";
 import { bestBackend, getNumThreads } from "../../ffi/load.ts";
 import { holds } from "../dtype.ts";
-import { show } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { checkSparse, namedRows, rowLength, SparseTensor } from "../sparse_tensor.ts";
@@ -207,25 +206,7 @@ export class FlatParameters {
 
 /** A sparse tensor with its zeros; entries of one index are added up in order. */
 function densify(out: Numbers, tensor: SparseTensor, label: string): void {
-  const length = rowLength(tensor), { rows, order, starts } = namedRows(tensor, label);
-  const values = tensor.values as Numbers;
+  const length = rowLength(tensor), { rows } = namedRows(tensor, label), { values } = tensor.coalesce();
   out.fill(0);
-  rows.forEach((row, k) => {
-    const from = starts === null ? k : starts[k]!, to = starts === null ? k + 1 : starts[k + 1]!;
-    for (let s = from; s < to; s++) {
-      const entry = order === null ? s : order[s]!;
-      for (let i = 0; i < length; i++) out[row * length + i] = out[row * length + i]! + values[entry * length + i]!;
-    }
-  });
-}
-
-/** For messages: a closure's loss that is no number. */
-export function checkLoss(loss: unknown): asserts loss is number {
-  if (typeof loss === "number") return;
-  const promise = typeof (loss as { then?: unknown } | null | undefined)?.then === "function";
-  throw new TypeError(
-    promise
-      ? "closure must return a number, got a Promise: use stepAsync()"
-      : `closure must return a number, got ${show(loss)}`,
-  );
+  rows.forEach((row, k) => out.set(values.subarray(k * length, (k + 1) * length) as Numbers, row * length));
 }

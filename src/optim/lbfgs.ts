@@ -60,13 +60,8 @@ class History implements Curvature<ParamGroup<LBFGSOptions>> {
     } else {
       this.#learn(work, here);
     }
-    const previous = state["prevFlatGrad"] as Numbers | undefined;
-    if (previous !== undefined && previous !== here.grad) work.give(previous);
-    state["prevFlatGrad"] = here.grad;
-    state["prevLoss"] = here.loss;
     const d = state["d"] as Numbers | undefined ?? work.take();
     state["d"] = d;
-    state["t"] = 0; // until a step is made
 
     const ys = state["oldDirs"] as Numbers[], ss = state["oldStps"] as Numbers[], ro = state["ro"] as number[];
     const hDiag = state["hDiag"] as number, g = here.grad, m = ys.length, al: number[] = new Array(m);
@@ -123,13 +118,6 @@ class History implements Curvature<ParamGroup<LBFGSOptions>> {
   /** The pair is made when the next gradient is known. */
   accepted({ state }: Work, { t }: AcceptedStep): void {
     state["t"] = t;
-  }
-
-  /** No pair is made. */
-  stay({ state }: Work, here: Evaluated): void {
-    state["t"] = 0;
-    state["prevFlatGrad"] = here.grad;
-    if (state["nIter"] === 0) { for (const key of KEYS) delete state[key]; }
   }
 
   /** torch's searches end the step. */

@@ -8,6 +8,7 @@ import { addLiveSource, announceChange, type LiveState, pendingSaves } from "../
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
+import { refusePromise } from "./checks.ts";
 import { type HookHandle, type HookOptions, Hooks } from "./hooks.ts";
 import { checkGroupKey, isGroupKey, type OptionSpec, readOptions, type Schema } from "./options.ts";
 import {
@@ -371,9 +372,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     let loss: number | undefined;
     if (closure !== undefined && closure !== null) {
       loss = closure();
-      if (typeof (loss as { then?: unknown } | undefined)?.then === "function") {
-        throw new TypeError("closure must return a number, got a Promise: use stepAsync()");
-      }
+      refusePromise(loss);
     }
     this.#update();
     return loss;

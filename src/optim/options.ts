@@ -178,3 +178,15 @@ export function readOptions(options: unknown, schema: object, owner: string, gro
   }
   return read;
 }
+
+/** Every option of a class: what the constructor was given, else its default. Throws a TypeError for an unknown one. */
+export function readDefaults<Options>(
+  options: Options | undefined,
+  schema: Schema<Options>,
+  owner: string,
+): Required<Options> {
+  const given = options === undefined ? {} : readOptions(options, schema, owner, false);
+  return Object.fromEntries(
+    Object.entries<OptionSpec<unknown>>(schema).map(([key, spec]) => [key, key in given ? given[key] : spec.default]),
+  ) as Required<Options>;
+}

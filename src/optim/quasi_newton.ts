@@ -13,10 +13,10 @@ import { isFinitePoint, type Point, type Search } from "../line_search/line_sear
 import { strongWolfe } from "../line_search/strong_wolfe.ts";
 import { show, StateDictError } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
-import { checkArray } from "./checks.ts";
-import { checkLoss, FlatParameters } from "./flat.ts";
+import { checkArray, checkLoss } from "./checks.ts";
+import { FlatParameters } from "./flat.ts";
 import { type AsyncClosure, type Closure, Optimizer } from "./optimizer.ts";
-import { type OptionSpec, readOptions, type Schema } from "./options.ts";
+import { readDefaults, type Schema } from "./options.ts";
 import type { QuasiNewtonOptions } from "./quasi_newton_options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { type ParameterState, readTensor } from "./state_dict.ts";
@@ -96,7 +96,10 @@ export interface AcceptedStep {
   readonly to: Evaluated | null;
 }
 
-/** What a class knows of the curvature: it makes directions, and learns from steps. */
+/**
+ * What a class knows of the curvature: it makes directions, and learns from steps. What it learns from are `t`, the last step along `d`
+ * that it has not learned from yet (0: there is none), and `prevFlatGrad`, the gradient where that step began.
+ */
 export interface Curvature<Group> {
   /**
    * The direction at an evaluated point.
@@ -106,8 +109,6 @@ export interface Curvature<Group> {
   direct(work: StepWork<Group>, here: Evaluated, anew: boolean): Direction;
   /** A step has been made. */
   accepted(work: StepWork<Group>, step: AcceptedStep): void;
-  /** A step has not been made: the parameters are where `here` is, and the next direction has nothing to learn from it. */
-  stay(work: StepWork<Group>, here: Evaluated): void;
   /** Whether to begin anew with the gradient's direction where there is no lower point. */
   restarts(group: Group): boolean;
   /** How many trials a search may make after its first one, where so many evaluations are left. */
@@ -126,8 +127,14 @@ interface Reached {
   readonly blocked: boolean;
 }
 
+/** What the state has before the first step, too. */
+const COUNTS = ["funcEvals", "nIter"];
+
 /** Hager & Zhang: how much of the average of |f| is forgotten at a step, and how much of it is taken for rounding. */
 const HZ_DECAY = 0.7, HZ_EPSILON = 1e-6;
+
+/** What maxEval is where it is null. */
+const mostEvaluations = (maxIter: number): number => Math.floor(maxIter * 5 / 4);
 
 /** The lowest of some points. */
 function lowest(start: Point, points: Iterable<Point>): Point {
@@ -154,12 +161,10 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     owner: string,
     curvature: Curvature<ParamGroup<Options>>,
   ) {
-    const given = options === undefined ? {} : readOptions(options, schema, owner, false);
-    const specs = Object.entries<OptionSpec<unknown>>(schema);
-    const defaults = Object.fromEntries(specs.map(([key, spec]) => [key, key in given ? given[key] : spec.default]));
-    for (const [key, spec] of specs) spec.check(defaults[key], key);
-    defaults["maxEval"] ??= Math.floor(defaults["maxIter"] as number * 5 / 4);
-    super(params, defaults as Required<Options>, schema);
+    const defaults = readDefaults(options, schema, owner);
+    schema.maxIter.check(defaults.maxIter, "maxIter");
+    defaults.maxEval ??= mostEvaluations(defaults.maxIter as number);
+    super(params, defaults, schema);
     this.#owner = owner;
     this.#curvature = curvature;
   }
@@ -319,6 +324,15 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
     }
   }
 
+  /** A direction has been made: no step along it yet. */
+  #begin({ state, give }: StepWork<ParamGroup<Options>>, here: Evaluated): void {
+    const previous = state["prevFlatGrad"] as Numbers | undefined;
+    if (previous !== undefined && previous !== here.grad) give(previous);
+    state["prevFlatGrad"] = here.grad;
+    state["prevLoss"] = here.loss;
+    state["t"] = 0;
+  }
+
   /** A gradient that belongs to the step, unless the state has it now. */
   #release({ grad }: Evaluated, state: ParameterState): void {
     if (state["prevFlatGrad"] !== grad) this.#free.push(grad);
@@ -352,7 +366,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
       give: (vector) => void free.push(vector),
     };
     const sign = group.maximize === true ? -1 : 1;
-    const maxIter = group.maxIter as number, maxEval = group.maxEval as number | null ?? Math.floor(maxIter * 5 / 4);
+    const maxIter = group.maxIter as number, maxEval = group.maxEval as number | null ?? mostEvaluations(maxIter);
     const toleranceGrad = group.toleranceGrad as number, toleranceChange = group.toleranceChange as number;
     const lr = group.lr as number;
 
@@ -374,6 +388,7 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         iterations++;
         state["nIter"] = (state["nIter"] as number) + 1;
         const direction = this.#curvature.direct(work, here, anew), { d, slope, largest } = direction;
+        this.#begin(work, here);
         const downhill = slope < 0 && slope > -Infinity;
         if (!downhill && !anew && this.#curvature.restarts(group)) {
           anew = true;
@@ -383,7 +398,6 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         }
         const t = direction.unscaled ? Math.min(1, 1 / flat.sumAbs(here.grad)) * lr : lr;
         if (!downhill || slope > -toleranceChange || t === 0) {
-          this.#curvature.stay(work, here);
           return end(downhill || !this.#curvature.restarts(group) ? "toleranceChange" : "lineSearch");
         }
         anew = false;
@@ -398,7 +412,9 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
         } catch (error) {
           flat.write(x);
           state["nIter"] = (state["nIter"] as number) - 1;
-          this.#curvature.stay(work, from);
+          if (state["nIter"] === 0) {
+            for (const key of Object.keys(state)) if (!COUNTS.includes(key)) delete state[key];
+          }
           this.#release(from, state);
           throw error;
         }
@@ -414,7 +430,6 @@ export abstract class QuasiNewton<Options extends QuasiNewtonOptions> extends Op
             anew = true;
             continue;
           }
-          this.#curvature.stay(work, from);
           return end(reached.blocked ? "nonFinite" : evaluations >= maxEval ? "maxEval" : "lineSearch");
         }
         failures = 0;

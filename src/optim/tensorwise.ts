@@ -23,7 +23,7 @@ import type { Parameter } from "../parameter.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import { checkArray } from "./checks.ts";
 import { Optimizer } from "./optimizer.ts";
-import { readOptions, type Schema } from "./options.ts";
+import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput, placeOf } from "./param_group.ts";
 import { scaleArrays } from "./scaling.ts";
 import { refuseSparse } from "./sparse_plan.ts";
@@ -101,13 +101,7 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
     schema: Schema<Options>,
     update: TensorUpdate<ParamGroup<Options>>,
   ) {
-    const given = options === undefined ? {} : readOptions(options, schema, update.name, false);
-    const defaults = Object.fromEntries(
-      Object.entries<{ default: unknown }>(schema).map((
-        [key, spec],
-      ) => [key, key in given ? given[key] : spec.default]),
-    );
-    super(params, defaults as Required<Options>, schema);
+    super(params, readDefaults(options, schema, update.name), schema);
     this.#update = update;
   }
 
