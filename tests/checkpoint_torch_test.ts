@@ -22,7 +22,7 @@ import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./support/cla
 import { hashNumbers, plain, typed } from "./support/golden.ts";
 import { TinyModel } from "./support/models.ts";
 import { ROOT, run as runCommand } from "./support/runtime.ts";
-import { makeScheduler, rates, type Spec } from "./support/schedulers.ts";
+import { makeScheduler, rates, SCHEDULES, type Spec } from "./support/schedulers.ts";
 
 const LIMIT = { timeout: 180_000 };
 /** Steps here before the first checkpoint, there between both, and afterwards. */
@@ -383,39 +383,7 @@ function* allCases(): Generator<Case> {
     const rtol = { float64: 1e-9 };
     yield new OptimizerCase(`LBFGS${inWords(options)}`, "LBFGS", options, DOUBLES, minimised(DOUBLES), 0, rtol);
   }
-  const schedules: Spec[] = [
-    { type: "StepLR", options: { stepSize: 3, gamma: 0.7 } },
-    { type: "MultiStepLR", options: { milestones: [2, 5, 5, 9], gamma: 0.6 } },
-    { type: "LambdaLR", options: { lrLambda: "inverse" } },
-    { type: "MultiplicativeLR", options: { lrLambda: "constant0.9" } },
-    { type: "ConstantLR", options: { factor: 0.5, totalIters: 6 } },
-    { type: "LinearLR", options: { startFactor: 0.3, totalIters: 9 } },
-    { type: "ExponentialLR", options: { gamma: 0.93 } },
-    { type: "PolynomialLR", options: { totalIters: 20, power: 1.7 } },
-    { type: "CosineAnnealingLR", options: { tMax: 5, etaMin: 1e-3 } },
-    { type: "CosineAnnealingWarmRestarts", options: { t0: 3, tMult: 2 } },
-    { type: "CyclicLR", options: { baseLr: 0.01, maxLr: 0.2, stepSizeUp: 3, mode: "exp_range", gamma: 0.9 } },
-    { type: "OneCycleLR", options: { maxLr: 0.1, totalSteps: 30, threePhase: true } },
-    { type: "ReduceLROnPlateau", options: { patience: 0, factor: 0.5 } },
-    { type: "SWALR", options: { swaLr: 0.02, annealEpochs: 6 } },
-    {
-      type: "SequentialLR",
-      options: { milestones: [3, 6] },
-      schedulers: [
-        { type: "LinearLR", options: { startFactor: 0.2, totalIters: 3 } },
-        { type: "CosineAnnealingLR", options: { tMax: 4 } },
-        { type: "ExponentialLR", options: { gamma: 0.8 } },
-      ],
-    },
-    {
-      type: "ChainedScheduler",
-      schedulers: [
-        { type: "ConstantLR", options: { factor: 0.4, totalIters: 5 } },
-        { type: "ExponentialLR", options: { gamma: 0.9 } },
-      ],
-    },
-  ];
-  for (const spec of schedules) yield new SchedulerCase(spec.type, spec);
+  for (const spec of SCHEDULES) yield new SchedulerCase(spec.type, spec);
   yield new ModuleCase();
 }
 

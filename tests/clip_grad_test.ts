@@ -9,18 +9,15 @@ import {
   type ClipGradNormOptions,
   clipGradValue,
   type DType,
-  getNumThreads,
   Parameter,
-  setNumThreads,
   SparseTensor,
   type TypedArray,
 } from "../mod.ts";
-import { GRAIN } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
-import { override } from "../src/foreach_plan.ts";
-import { Arena, isas } from "./support/arena.ts";
+import { Arena } from "./support/arena.ts";
+import { everywhere, withBackend } from "./support/backends.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { hashNumbers, numbers, plain, revive, typed, type Written } from "./support/golden.ts";
 import { assertCompiled, ROOT } from "./support/runtime.ts";
@@ -94,27 +91,12 @@ for (const c of CASES) {
 const SHAPES = [0, 1, 15, 16, 17, 63, 64, 129, 4095, 4096, 4097, 30_011];
 
 /** What a call leaves in every implementation, instruction set and with 1, 2 and 5 threads. */
-function everywhere(run: () => TypedArray[], dtype: DType): void {
-  const native = bestBackend(), best = native.isa, threads = getNumThreads();
-  assertCompiled(native);
-  try {
-    override.backend = jsBackend;
-    const expected = run();
-    override.backend = null;
-    for (const isa of isas(native)) {
-      native.setIsa(isa);
-      for (const n of [1, 2, 5]) {
-        setNumThreads(n);
-        native.setGrain(64); // even little work goes to all threads
-        run().forEach((array, i) => assertSameBits(array, expected[i]!, dtype, `${isa}, ${n} threads, array ${i}`));
-      }
-    }
-  } finally {
-    override.backend = null;
-    native.setGrain(GRAIN);
-    native.setIsa(best);
-    setNumThreads(threads);
-  }
+function assertEverywhere(run: () => TypedArray[], dtype: DType): void {
+  assertCompiled(bestBackend());
+  const expected = withBackend(jsBackend, run);
+  everywhere((_compiled, _threads, what) => {
+    run().forEach((array, i) => assertSameBits(array, expected[i]!, dtype, `${what}, array ${i}`));
+  });
 }
 
 for (const dtype of DTYPES) {
@@ -123,7 +105,7 @@ for (const dtype of DTYPES) {
     LIMIT,
     () => {
       for (const normType of [2, 1, Infinity, -Infinity, 0, 3, 0.5]) {
-        everywhere(() => {
+        assertEverywhere(() => {
           const params = SHAPES.map((n, i) => parameter(typed(hashNumbers(i, n, 2), dtype), dtype));
           const sparse = new SparseTensor([[1, 3, 1, 0]], typed(hashNumbers(77, 8, 2), dtype), [4, 2], { dtype });
           params.splice(3, 0, parameter(null, dtype), parameter(sparse, dtype, [4, 2]));
@@ -136,7 +118,7 @@ for (const dtype of DTYPES) {
   );
 
   test(`clipGradValue() has the same bits in ${dtype} in every implementation, and writes nothing else`, LIMIT, () => {
-    everywhere(() => {
+    assertEverywhere(() => {
       const arena = new Arena(dtype, 5), params = arena.views.map((view) => parameter(view, dtype));
       clipGradValue(params, 0.3);
       arena.assertGuards();

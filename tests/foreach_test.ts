@@ -7,21 +7,11 @@ import { type Backend, GRAIN } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
-import { override } from "../src/foreach_plan.ts";
-import { Arena, isas, numbersFor } from "./support/arena.ts";
+import { Arena, numbersFor } from "./support/arena.ts";
+import { isas, withBackend } from "./support/backends.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { typed } from "./support/golden.ts";
 import { LIST_RULES, type ListRule } from "./support/list_rules.ts";
-
-/** Runs something by a backend of one's choice. */
-function withBackend<T>(backend: Backend, body: () => T): T {
-  override.backend = backend;
-  try {
-    return body();
-  } finally {
-    override.backend = null;
-  }
-}
 
 /** A rule over arrays of all sizes at all offsets; what it has written. */
 function run({ rule }: ListRule, flags: number, hypers: readonly number[], dtype: DType, backend: Backend, n: number) {

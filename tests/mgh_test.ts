@@ -7,7 +7,7 @@ import { join } from "@std/path";
 import { BFGS, type BFGSOptions, getNumThreads, LBFGS, Parameter, setNumThreads } from "../mod.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { counted, maxNorm } from "./support/closures.ts";
-import { isas } from "./support/arena.ts";
+import { isas } from "./support/backends.ts";
 import { FUNCTIONS, type TestFunction } from "./support/functions.ts";
 import { type Problem, PROBLEMS } from "./support/mgh.ts";
 import { ROOT, runProgram } from "./support/runtime.ts";

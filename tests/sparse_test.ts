@@ -16,10 +16,11 @@ import {
   SparseTensor,
   type TypedArray,
 } from "../mod.ts";
-import type { Isa, Job } from "../ffi/backend.ts";
+import type { Job } from "../ffi/backend.ts";
 import { GRAIN } from "../ffi/backend.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES, isTypedArray } from "../src/dtype.ts";
+import { isas } from "./support/backends.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { type AnyOptimizer, type Row, ROWS, SPARSE_ADAM } from "./support/classes.ts";
 import { hashNumbers, plain, typed } from "./support/golden.ts";
@@ -135,11 +136,6 @@ function assertOnly(
   }
 }
 
-function isas(): Isa[] {
-  const best = bestBackend().isa, all: Isa[] = ["sse2", "avx2", "avx512"];
-  return all.includes(best) ? all.slice(0, all.indexOf(best) + 1) : [best];
-}
-
 test("sparse steps are compared against the native library", () => {
   assertCompiled(backend());
 });
@@ -151,7 +147,7 @@ for (const row of SPARSE_ROWS) {
       try {
         for (const variant of row.variants) {
           const expected = run(row.make, { ...variant, ...FOR_LOOP }, dtype);
-          for (const isa of isas()) {
+          for (const isa of isas(native)) {
             for (const [n, options] of [[1, { fused: true }], [3, { foreach: true }], [2, {}]] as const) {
               native.setIsa(isa);
               setNumThreads(n);

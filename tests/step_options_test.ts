@@ -21,7 +21,7 @@ import {
 import { GRAIN } from "../ffi/backend.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
-import { isas } from "./support/arena.ts";
+import { isas } from "./support/backends.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./support/classes.ts";
 import { hashNumbers, plain, typed } from "./support/golden.ts";

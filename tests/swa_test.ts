@@ -23,8 +23,8 @@ import { type Backend, GRAIN } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
-import { override } from "../src/foreach_plan.ts";
-import { Arena, isas } from "./support/arena.ts";
+import { Arena } from "./support/arena.ts";
+import { isas, withBackend } from "./support/backends.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { assertNear, numbers, plain, revive, type Tolerance, typed, type Written } from "./support/golden.ts";
 import { BatchNorm1d, makeNet, modelOf, TinyModel } from "./support/models.ts";
@@ -50,16 +50,6 @@ interface AveragedCase {
 
 const read = (file: string) =>
   JSON.parse(readFileSync(join(ROOT, "tests", "golden", file), "utf8")) as { cases: unknown[] };
-
-/** Runs something by a backend of one's choice. */
-function withBackend<T>(backend: Backend, body: () => T): T {
-  override.backend = backend;
-  try {
-    return body();
-  } finally {
-    override.backend = null;
-  }
-}
 
 function optionsOf({ average: { fn, decay }, useBuffers }: AveragedCase): AveragedModelOptions {
   if (fn === "swa") return { avgFn: getSwaAvgFn(), useBuffers };

@@ -2,45 +2,19 @@
 
 import { test } from "node:test";
 import { assert, assertEquals } from "@std/assert";
-import { backend, type DType, getNumThreads, Parameter, setNumThreads, type TypedArray } from "../mod.ts";
-import { type Backend, GRAIN, type Isa, type Product } from "../ffi/backend.ts";
+import { backend, type DType, Parameter, type TypedArray } from "../mod.ts";
+import type { Backend, Product } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { DTYPES } from "../src/dtype.ts";
 import { arraysOf, assertSameBits } from "./support/bits.ts";
 import { type AnyOptimizer, TENSOR_ROWS, type TensorRow } from "./support/classes.ts";
+import { everywhere } from "./support/backends.ts";
 import { hashNumbers, typed } from "./support/golden.ts";
 import { assertCompiled } from "./support/runtime.ts";
 
 /** Bun's own limit is five seconds, which a busy machine may need. */
 const LIMIT = { timeout: 180_000 };
-
-/** The instruction sets of this machine, the one in use last. */
-function isas(native: Backend): Isa[] {
-  const best = native.isa;
-  const all: Isa[] = ["sse2", "avx2", "avx512"];
-  return all.includes(best) ? all.slice(0, all.indexOf(best) + 1) : [best];
-}
-
-/** Calls `body` for every instruction set and some numbers of threads, with a grain that gives work to all of them. */
-function everywhere(body: (native: Backend, threads: number, what: string) => void, threadCounts = [1, 2, 5]): void {
-  const native = bestBackend(), best = native.isa, threads = getNumThreads();
-  try {
-    for (const isa of isas(native)) {
-      native.setIsa(isa);
-      assertEquals(native.isa, isa);
-      for (const n of threadCounts) {
-        setNumThreads(n);
-        native.setGrain(64);
-        body(native, n, `${isa}, ${n} threads`);
-      }
-    }
-  } finally {
-    native.setGrain(GRAIN);
-    native.setIsa(best);
-    setNumThreads(threads);
-  }
-}
 
 test("rules for whole tensors are compared against the native library", LIMIT, () => {
   assertCompiled(backend());

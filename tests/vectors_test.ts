@@ -2,11 +2,12 @@
 
 import { test } from "node:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { backend, getNumThreads, setNumThreads } from "../mod.ts";
-import { type Backend, type Combination, GRAIN, type Numbers } from "../ffi/backend.ts";
+import { backend } from "../mod.ts";
+import type { Backend, Combination, Numbers } from "../ffi/backend.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { bestBackend } from "../ffi/load.ts";
-import { isas, numbersFor } from "./support/arena.ts";
+import { numbersFor } from "./support/arena.ts";
+import { everywhere } from "./support/backends.ts";
 import { assertSameBits } from "./support/bits.ts";
 import { hashNumbers } from "./support/golden.ts";
 import { assertCompiled } from "./support/runtime.ts";
@@ -21,26 +22,6 @@ const sameBits = (actual: Numbers, expected: Numbers, what: string) => assertSam
 
 const make = (dtype: DType, values: ArrayLike<number>): Numbers =>
   dtype === "float64" ? Float64Array.from(values) : Float32Array.from(values);
-
-/** Calls `body` for every instruction set and some numbers of threads, with a grain that gives work to all of them. */
-function everywhere(body: (native: Backend, threads: number, what: string) => void, counts = [1, 2, 5]): void {
-  const native = bestBackend(), best = native.isa, threads = getNumThreads();
-  try {
-    for (const isa of isas(native)) {
-      native.setIsa(isa);
-      assertEquals(native.isa, isa);
-      for (const n of counts) {
-        setNumThreads(n);
-        native.setGrain(64);
-        body(native, n, `${isa}, ${n} threads`);
-      }
-    }
-  } finally {
-    native.setGrain(GRAIN);
-    native.setIsa(best);
-    setNumThreads(threads);
-  }
-}
 
 test("vectors are compared against compiled code", () => {
   assertCompiled(backend());

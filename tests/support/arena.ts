@@ -6,7 +6,6 @@
 
 import { assert } from "@std/assert";
 import type { DType, TypedArray } from "../../mod.ts";
-import type { Backend, Isa } from "../../ffi/backend.ts";
 import { hashNumbers, typed } from "./golden.ts";
 
 const WIDTH = 64; // elements that the widest vector loop takes at a time: four vectors of 16 float32
@@ -30,13 +29,6 @@ export const SPECIAL = [
   2 ** -24,
   1e300,
 ];
-
-/** The instruction sets of this machine, the one in use last. */
-export function isas(native: Backend): Isa[] {
-  const best = native.isa;
-  const all: Isa[] = ["sse2", "avx2", "avx512"];
-  return all.includes(best) ? all.slice(0, all.indexOf(best) + 1) : [best];
-}
 
 /** Numbers of all magnitudes, a special one here and there. */
 export function numbersFor(seed: number, n: number): Float64Array {

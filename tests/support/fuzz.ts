@@ -26,7 +26,8 @@ import {
 import { GRAIN, type Isa } from "../../ffi/backend.ts";
 import { bestBackend } from "../../ffi/load.ts";
 import { DTYPES, isTypedArray } from "../../src/dtype.ts";
-import { isas, numbersFor } from "./arena.ts";
+import { numbersFor } from "./arena.ts";
+import { isas } from "./backends.ts";
 import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./classes.ts";
 import { hashNumbers, typed } from "./golden.ts";
 

@@ -21,7 +21,7 @@ import {
 import { type AnyOptimizer, ROWS, SPARSE_ADAM, TENSOR_ROWS } from "./classes.ts";
 import { hashNumbers, plain, typed } from "./golden.ts";
 import { TinyModel } from "./models.ts";
-import { makeScheduler, type Spec } from "./schedulers.ts";
+import { makeScheduler, SCHEDULES } from "./schedulers.ts";
 
 /** The steps before a checkpoint, and those of the whole run. */
 export const SAVED_AT = 4, STEPS = 9;
@@ -52,40 +52,6 @@ const MIXED: Shapes = [
 const MATRICES: Shapes = [["weight", "float32", [4, 3]], ["late", "float32", [2, 2]], ["double", "float64", [3, 5]]];
 const TABLES: Shapes = [["table", "float32", [6, 3]], ["late", "float32", [4, 2]]];
 const ONE_DTYPE: Shapes = [["weight", "float64", [3, 2]], ["bias", "float64", [3]]];
-
-/** The schedules, one for each run in turn. */
-const SCHEDULES: readonly Spec[] = [
-  { type: "StepLR", options: { stepSize: 2, gamma: 0.7 } },
-  { type: "MultiStepLR", options: { milestones: [2, 5, 5, 7], gamma: 0.6 } },
-  { type: "LambdaLR", options: { lrLambda: "inverse" } },
-  { type: "MultiplicativeLR", options: { lrLambda: "constant0.9" } },
-  { type: "ConstantLR", options: { factor: 0.5, totalIters: 6 } },
-  { type: "LinearLR", options: { startFactor: 0.3, totalIters: 7 } },
-  { type: "ExponentialLR", options: { gamma: 0.93 } },
-  { type: "PolynomialLR", options: { totalIters: 12, power: 1.7 } },
-  { type: "CosineAnnealingLR", options: { tMax: 5, etaMin: 1e-3 } },
-  { type: "CosineAnnealingWarmRestarts", options: { t0: 3, tMult: 2 } },
-  { type: "CyclicLR", options: { baseLr: 0.01, maxLr: 0.2, stepSizeUp: 3, mode: "exp_range", gamma: 0.9 } },
-  { type: "OneCycleLR", options: { maxLr: 0.1, totalSteps: 12, threePhase: true } },
-  { type: "ReduceLROnPlateau", options: { patience: 0, factor: 0.5 } },
-  { type: "SWALR", options: { swaLr: 0.02, annealEpochs: 6 } },
-  {
-    type: "SequentialLR",
-    options: { milestones: [3, 6] },
-    schedulers: [
-      { type: "LinearLR", options: { startFactor: 0.2, totalIters: 3 } },
-      { type: "CosineAnnealingLR", options: { tMax: 4 } },
-      { type: "ExponentialLR", options: { gamma: 0.8 } },
-    ],
-  },
-  {
-    type: "ChainedScheduler",
-    schedulers: [
-      { type: "ConstantLR", options: { factor: 0.4, totalIters: 5 } },
-      { type: "ExponentialLR", options: { gamma: 0.9 } },
-    ],
-  },
-];
 
 /** Averages, one for each run in turn. */
 const AVERAGES = [

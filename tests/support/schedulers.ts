@@ -22,6 +22,40 @@ export interface OptimizerSpec {
   groups: { options: Record<string, unknown> }[];
 }
 
+/** One of every class, for tests that go through all of them. */
+export const SCHEDULES: readonly Spec[] = [
+  { type: "StepLR", options: { stepSize: 3, gamma: 0.7 } },
+  { type: "MultiStepLR", options: { milestones: [2, 5, 5, 9], gamma: 0.6 } },
+  { type: "LambdaLR", options: { lrLambda: "inverse" } },
+  { type: "MultiplicativeLR", options: { lrLambda: "constant0.9" } },
+  { type: "ConstantLR", options: { factor: 0.5, totalIters: 6 } },
+  { type: "LinearLR", options: { startFactor: 0.3, totalIters: 9 } },
+  { type: "ExponentialLR", options: { gamma: 0.93 } },
+  { type: "PolynomialLR", options: { totalIters: 20, power: 1.7 } },
+  { type: "CosineAnnealingLR", options: { tMax: 5, etaMin: 1e-3 } },
+  { type: "CosineAnnealingWarmRestarts", options: { t0: 3, tMult: 2 } },
+  { type: "CyclicLR", options: { baseLr: 0.01, maxLr: 0.2, stepSizeUp: 3, mode: "exp_range", gamma: 0.9 } },
+  { type: "OneCycleLR", options: { maxLr: 0.1, totalSteps: 30, threePhase: true } },
+  { type: "ReduceLROnPlateau", options: { patience: 0, factor: 0.5 } },
+  { type: "SWALR", options: { swaLr: 0.02, annealEpochs: 6 } },
+  {
+    type: "SequentialLR",
+    options: { milestones: [3, 6] },
+    schedulers: [
+      { type: "LinearLR", options: { startFactor: 0.2, totalIters: 3 } },
+      { type: "CosineAnnealingLR", options: { tMax: 4 } },
+      { type: "ExponentialLR", options: { gamma: 0.8 } },
+    ],
+  },
+  {
+    type: "ChainedScheduler",
+    schedulers: [
+      { type: "ConstantLR", options: { factor: 0.4, totalIters: 5 } },
+      { type: "ExponentialLR", options: { gamma: 0.9 } },
+    ],
+  },
+];
+
 const LAMBDAS: Record<string, (e: number) => number> = {
   "pow0.95": (e) => 0.95 ** e,
   "step10half": (e) => 0.5 ** Math.floor(e / 10),
