@@ -12,7 +12,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { backend } from "../mod.ts";
 import { AveragingWork } from "./averaging_work.ts";
-import { canImport, startChild } from "./child.ts";
+import { canImport, peerContender, startChild } from "./child.ts";
 import { type Contender, contender, digits, inTurn, table, timeText } from "./ratios.ts";
 import { SET_NAMES, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
 
@@ -41,10 +41,7 @@ async function main(): Promise<void> {
       if (torch !== null) {
         version = (await torch.ask({ op: "setup", shapes: SHAPE_SETS[set], threads }))["torch"] as string;
       }
-      const peers: Contender[] = torch === null ? [] : PEERS.map((peer) => ({
-        name: peer,
-        turn: async () => (await torch.ask({ op: "turn", name: peer }))["ms"] as number,
-      }));
+      const peers: Contender[] = torch === null ? [] : PEERS.map((name) => peerContender(torch, name));
       const found = await inTurn([...ours, ...peers], rounds, PAUSE_MS), ms = found.time("ema");
       const against = (peer: string) => found.has(peer) ? `${digits(found.ratio(peer, "ema"))}x` : "absent";
       rows.push([

@@ -8,6 +8,7 @@ import { spawn, spawnSync } from "node:child_process";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fromFileUrl } from "@std/path";
+import type { Contender } from "./ratios.ts";
 
 const PYTHON = "python3";
 
@@ -38,4 +39,14 @@ export function startChild(script: string, env: Readonly<Record<string, string>>
     },
     end: () => child.stdin.end(),
   };
+}
+
+/**
+ * A step of a peer's, timed there.
+ *
+ * @param name what the peer calls it
+ * @param label what it is called here; the same, if it is left out
+ */
+export function peerContender(child: Child, name: string, label: string = name): Contender {
+  return { name: label, turn: async () => (await child.ask({ op: "turn", name }))["ms"] as number };
 }

@@ -10,36 +10,17 @@
  * @module
  */
 
-import { spawn, spawnSync } from "node:child_process";
 import { loadavg } from "node:os";
 import process from "node:process";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { fromFileUrl } from "@std/path";
 import { AdamW, backend, clipGradNorm, foreach, SGD } from "../mod.ts";
+import { canImport, peerContender, startChild } from "./child.ts";
 import { type Contender, contender, digits, inTurn, table, timeText } from "./ratios.ts";
 import { makeParameters, SET_NAMES, setNewGradients, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
 
-const PYTHON = "python3";
 /** Milliseconds between turns, until the other's idle threads no longer spin. */
 const PAUSE_MS = 40;
 const SCALE = 0.5, MOST = 1, SHRINK = 0.9999;
-
-/** torch in a child process. */
-function startTorch(): { ask(request: unknown): Promise<Record<string, unknown>>; end(): void } {
-  const script = fromFileUrl(new URL("./peers/torch_clip.py", import.meta.url));
-  const child = spawn(PYTHON, [script], { stdio: ["pipe", "pipe", "inherit"] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  return {
-    async ask(request) {
-      child.stdin.write(`${JSON.stringify(request)}\n`);
-      const { value, done } = await lines.next();
-      if (done) throw new Error("torch has ended; what it said is above");
-      return JSON.parse(value) as Record<string, unknown>;
-    },
-    end: () => child.stdin.end(),
-  };
-}
 
 /** The steps that are timed, over the same arrays. */
 function stepsOf(rule: "AdamW" | "SGD+momentum", set: ShapeSet): Record<string, () => void> {
@@ -74,7 +55,7 @@ async function main(): Promise<void> {
     process.exit(2);
   }
   const { name, isa, threads } = backend(), load = loadavg()[0]!.toFixed(1);
-  const torch = spawnSync(PYTHON, ["-c", "import torch"], { stdio: "ignore" }).status === 0 ? startTorch() : null;
+  const torch = canImport("torch") ? startChild("torch_clip.py") : null;
   const rows: string[][] = [];
   let version = "absent";
   try {
@@ -94,10 +75,9 @@ async function main(): Promise<void> {
           };
           version = (await torch.ask(setup))["torch"] as string;
         }
-        const peers: Contender[] = torch === null ? [] : ["all", "clip"].map((what) => ({
-          name: `torch ${what}`,
-          turn: async () => (await torch.ask({ op: "turn", name: what }))["ms"] as number,
-        }));
+        const peers: Contender[] = torch === null
+          ? []
+          : ["all", "clip"].map((what) => peerContender(torch, what, `torch ${what}`));
         const found = await inTurn([...ours, ...peers], rounds, PAUSE_MS);
         const against = (peer: string, own: string) =>
           found.has(peer) ? `${digits(found.ratio(peer, own))}x` : "absent";

@@ -10,7 +10,7 @@
 
 import { backend } from "../mod.ts";
 import { readArguments } from "./arguments.ts";
-import { canImport, type Child, startChild } from "./child.ts";
+import { canImport, type Child, peerContender, startChild } from "./child.ts";
 import { type Contender, contender, digits, inTurn, preparedContender, table, timeText } from "./ratios.ts";
 import { SHAPE_SETS, type ShapeSet } from "./shapes.ts";
 import { type RuleName, Work } from "./work.ts";
@@ -36,10 +36,7 @@ class Torch {
 
   /** One of torch's implementations. */
   contender(variant: typeof VARIANTS[number]): Contender {
-    return {
-      name: `torch ${variant}`,
-      turn: async () => (await this.#child.ask({ op: "turn", variant }))["ms"] as number,
-    };
+    return peerContender(this.#child, variant, `torch ${variant}`);
   }
 
   end(): void {

@@ -15,7 +15,7 @@ import type { Combination } from "../ffi/backend.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { addcmul_, copy_, mul_ } from "../src/foreach.ts";
 import { backend, BFGS, getNumThreads, LBFGS, Parameter } from "../mod.ts";
-import { canImport, startChild } from "./child.ts";
+import { canImport, peerContender, startChild } from "./child.ts";
 import { type Contender, contender, digits, inTurn, table, timeText, TIMINGS, type Timings } from "./ratios.ts";
 
 /** Milliseconds between turns, until the other's idle threads no longer spin. */
@@ -85,12 +85,6 @@ class Passes implements Contender {
   }
 }
 
-/** A peer's contender. */
-const peer = (child: ReturnType<typeof startChild>, name: string): Contender => ({
-  name: `peer ${name}`,
-  turn: async () => (await child.ask({ op: "turn", name }))["ms"] as number,
-});
-
 async function measureBfgs(rounds: number): Promise<void> {
   const threads = String(getNumThreads());
   const child = canImport("scipy")
@@ -101,7 +95,7 @@ async function measureBfgs(rounds: number): Promise<void> {
     const version = child === null ? "scipy: absent" : (await child.ask(setup))["version"] as string;
     bfgsTurn();
     const contenders: Contender[] = [{ name: "BFGS", turn: bfgsTurn }];
-    if (child !== null) contenders.push(peer(child, "BFGS"));
+    if (child !== null) contenders.push(peerContender(child, "BFGS", "peer BFGS"));
     const found = await inTurn(contenders, rounds, PAUSE_MS);
     const theirs = child === null ? ["absent", "", ""] : [
       timeText(found.time("peer BFGS")),
@@ -175,7 +169,9 @@ async function measureLbfgs(n: number, historySize: number, rounds: number): Pro
     const setup = { op: "setup", name: "LBFGS", n, history: historySize, threads };
     const version = child === null ? "torch: absent" : (await child.ask(setup))["version"] as string;
     const ours = [contender("step", step), contender("closure", closure), loops, limit];
-    const theirs = child === null ? [] : [peer(child, "LBFGS"), peer(child, "closure")];
+    const theirs = child === null
+      ? []
+      : [peerContender(child, "LBFGS", "peer LBFGS"), peerContender(child, "closure", "peer closure")];
     const found = await inTurn([...ours, ...theirs], rounds, PAUSE_MS);
     const bytes = passes.length * 4 * 4 * n;
     console.log(

@@ -23,6 +23,7 @@ import {
   runFuzzCase,
 } from "../tests/support/fuzz.ts";
 import { backend } from "../mod.ts";
+import { readNumber, seedsFrom } from "./seeds.ts";
 import { findBun } from "./test.ts";
 
 const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -113,13 +114,14 @@ async function main(): Promise<void> {
       child: { type: "boolean", default: false },
     },
   });
-  const count = Number(values.cases), first = Number(values.seed), end = Date.now() + 60_000 * Number(values.minutes);
+  const count = readNumber(values.cases, "cases", 1), first = readNumber(values.seed, "seed", 0);
+  const minutes = readNumber(values.minutes, "minutes", 0, false);
   if (values.child) return console.log((await hashesOf(first, count)).join("\n"));
   console.log(
     `${JSON.stringify(backend())}, ${fuzzModes().length} ways in this process, WASM and the other runtime beside it`,
   );
   let done = 0;
-  for (let seed = first; seed === first || Date.now() < end; seed++) {
+  for (const seed of seedsFrom(first, minutes)) {
     done += await fuzz(seed, count);
     console.log(`seed ${seed}: ${done} cases, all of the same bits`);
   }

@@ -15,6 +15,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { dirname, fromFileUrl, join } from "@std/path";
 import { CheckpointError, load } from "../mod.ts";
+import { readNumber, seedsFrom } from "./seeds.ts";
 
 const FOLDER = join(dirname(dirname(fromFileUrl(import.meta.url))), "tests", "golden", "checkpoints");
 /** Milliseconds that a file may take, and bytes that it may leave in memory at its peak, beyond what there was. */
@@ -148,9 +149,10 @@ async function main(): Promise<void> {
       seed: { type: "string", default: "1" },
     },
   });
-  const count = Number(values.cases), first = Number(values.seed), end = Date.now() + 60_000 * Number(values.minutes);
+  const count = readNumber(values.cases, "cases", 1), first = readNumber(values.seed, "seed", 0);
+  const minutes = readNumber(values.minutes, "minutes", 0, false);
   let done = 0;
-  for (let seed = first; seed === first || Date.now() < end; seed++) {
+  for (const seed of seedsFrom(first, minutes)) {
     done += await fuzzCheckpoints(seed, count);
     console.log(`seed ${seed}: ${done} files, all loaded or refused as they should be`);
   }

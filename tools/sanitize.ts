@@ -13,6 +13,7 @@ import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { dirname, fromFileUrl, join } from "@std/path";
+import { readNumber, seedsFrom } from "./seeds.ts";
 
 const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
 
@@ -26,15 +27,6 @@ function sanitize(rounds: number, seed: number, calls: number): boolean {
   return status === 0;
 }
 
-/** A whole number of an option. */
-function whole(text: string, name: string): number {
-  const n = Number(text);
-  if (!Number.isSafeInteger(n) || n < 0 || n >= 2 ** 32) {
-    throw new RangeError(`--${name} must be an integer >= 0, got ${text}`);
-  }
-  return n;
-}
-
 function main(): void {
   const { values } = parseArgs({
     options: {
@@ -43,9 +35,8 @@ function main(): void {
       seed: { type: "string", default: "1" },
     },
   });
-  const calls = whole(values.calls, "calls"), first = whole(values.seed, "seed");
-  const end = Date.now() + 60_000 * Number(values.minutes);
-  for (let seed = first; seed === first || Date.now() < end; seed++) {
+  const calls = readNumber(values.calls, "calls", 0), first = readNumber(values.seed, "seed", 0);
+  for (const seed of seedsFrom(first, readNumber(values.minutes, "minutes", 0, false))) {
     console.log(`seed ${seed}`);
     if (!sanitize(seed === first ? 4 : 1, seed, calls)) process.exit(1);
   }

@@ -18,6 +18,7 @@ import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import * as optim from "../mod.ts";
 import { collector } from "../tests/support/garbage.ts";
+import { readNumber, seedsFrom } from "./seeds.ts";
 
 const { Parameter } = optim;
 // deno-lint-ignore no-explicit-any -- of any options
@@ -209,10 +210,10 @@ async function main(): Promise<void> {
       workers: { type: "string", default: "8" },
     },
   });
-  const steps = Number(values.steps), seed = Number(values.seed), workers = Number(values.workers);
-  const end = Date.now() + 60_000 * Number(values.minutes);
+  const steps = readNumber(values.steps, "steps", 1), seed = readNumber(values.seed, "seed", 0);
+  const workers = readNumber(values.workers, "workers", 0), minutes = readNumber(values.minutes, "minutes", 0, false);
   console.log(JSON.stringify(optim.backend()));
-  for (let now = seed; now === seed || Date.now() < end; now++) {
+  for (const now of seedsFrom(seed, minutes)) {
     const { optimizers, seconds, looks } = soak(steps, now);
     console.log(`${steps} steps of ${optimizers} optimizers in ${seconds.toFixed(0)} s, seed ${now}`);
     looks.forEach((look, i) => console.log(`look ${i + 1}: ${show(look)}`));

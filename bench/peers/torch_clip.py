@@ -8,38 +8,10 @@
 "all" unscales as torch.amp.GradScaler does, then clips and steps; "clip" clips and steps. It times as torch_step.py does.
 """
 
-import json
-import sys
-import time
-
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-TIMED_MS, TIMINGS, LONG_MS, WARM_UP_MS = 4, 4, 250, 60
-
-
-def time_of(step, count):
-    """Milliseconds that one of `count` steps takes."""
-    start = time.perf_counter()
-    for _ in range(count):
-        step()
-    return (time.perf_counter() - start) * 1e3 / count
-
-
-class Contender:
-    def __init__(self, step):
-        self.step = step
-        best, spent, n = float("inf"), 0.0, 1
-        while spent < WARM_UP_MS or n < 4:
-            took = time_of(step, min(n, 100))
-            spent += took * min(n, 100)
-            best = min(best, took)
-            n += 1
-        self.count = max(1, int(TIMED_MS / best))
-        self.timings = 1 if best > LONG_MS else TIMINGS
-
-    def turn(self):
-        return min(time_of(self.step, self.count) for _ in range(self.timings))
+from timing import serve
 
 
 def setup(request):
@@ -66,23 +38,7 @@ def setup(request):
         if not found_inf.item():
             clip()
 
-    return {"all": everything, "clip": clip}
+    return {"all": everything, "clip": clip}, {"torch": torch.__version__}
 
 
-def main():
-    steps, contenders = {}, {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["op"] == "setup":
-            steps, contenders = {}, {}  # before the next ones: there may not be memory for both
-            steps = setup(request)
-            answer = {"torch": torch.__version__}
-        else:
-            name = request["name"]
-            if name not in contenders:
-                contenders[name] = Contender(steps[name])
-            answer = {"ms": contenders[name].turn()}
-        print(json.dumps(answer), flush=True)
-
-
-main()
+serve(setup)
