@@ -19,6 +19,7 @@ import {
   STEP_WORDS,
 } from "../ffi/backend.ts";
 import { getNumThreads } from "../ffi/load.ts";
+import { larger } from "../ffi/reductions.ts";
 import { type DType, DTYPES, isTypedArray, readInto, type TypedArray } from "./dtype.ts";
 import { kind, show } from "./errors.ts";
 import { listBackend } from "./foreach_plan.ts";
@@ -26,6 +27,7 @@ import { CLAMP_RULE, MUL_RULE, SCALE_RULE } from "./foreach_rules.ts";
 import { WrittenMemory } from "./memory.ts";
 import { checkArray } from "./optim/checks.ts";
 import { pow } from "./optim/math.ts";
+import { nonNegative } from "./optim/options.ts";
 import { scaleArrays } from "./optim/scaling.ts";
 import { sparseSquares } from "./optim/sparse_plan.ts";
 import { Parameter } from "./parameter.ts";
@@ -164,10 +166,12 @@ function owners(list: readonly unknown[]): Parameter[] {
   });
 }
 
+/** What norms and values may be clipped to. */
+const LIMIT = nonNegative(0);
+
 /** The norms that the backends know. */
 const REDUCTIONS: ReadonlyMap<number, Reduction> = new Map([[1, "sumAbs"], [Infinity, "maxAbs"]]);
 
-const larger = (a: number, b: number) => (a >= b || a !== a ? a : b);
 const smaller = (a: number, b: number) => (a <= b || a !== a ? a : b);
 
 /** The norm of the norms of all gradients. */
@@ -268,7 +272,7 @@ export function clipGradNorm(params: GradOwners, maxNorm: number, options: ClipG
     }
   }
   const { normType = 2, errorIfNonfinite = false } = options;
-  checkNonNegative(maxNorm, "maxNorm");
+  LIMIT.check(maxNorm, "maxNorm");
   if (typeof normType !== "number") throw new TypeError(`normType must be a number, got ${show(normType)}`);
   if (normType !== normType) throw new RangeError("normType must be a number, got NaN");
   if (typeof errorIfNonfinite !== "boolean") {
@@ -308,7 +312,7 @@ export function clipGradNorm(params: GradOwners, maxNorm: number, options: ClipG
  * ```
  */
 export function clipGradValue(params: GradOwners, clipValue: number): void {
-  checkNonNegative(clipValue, "clipValue");
+  LIMIT.check(clipValue, "clipValue");
   const grads = read(params);
   if (grads.firstSparse >= 0) {
     throw new TypeError(
@@ -316,9 +320,4 @@ export function clipGradValue(params: GradOwners, clipValue: number): void {
     );
   }
   grads.backend.run(grads.jobs(CLAMP_RULE, clipValue), getNumThreads());
-}
-
-function checkNonNegative(value: unknown, name: string): void {
-  if (typeof value !== "number") throw new TypeError(`${name} must be a number, got ${show(value)}`);
-  if (!(value >= 0)) throw new RangeError(`${name} must be >= 0, got ${show(value)}`);
 }
