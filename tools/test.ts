@@ -1,7 +1,8 @@
 /**
  * Every test, under Deno and under Bun: `deno task test`. Builds the native library first. Arguments (files, `--filter x`)
  * go to `deno test` and `bun test`. The tables of kernels run a second time with the WASM module in the place of the native
- * library. Ends with one line that adds up what ran.
+ * library. Two suites run at a time, since most tests use one processor; what the second prints is shown when it has ended.
+ * Ends with one line that adds up what ran.
  *
  * @module
  */
@@ -9,6 +10,7 @@
 import { spawn } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
+import { availableParallelism } from "node:os";
 import process from "node:process";
 import { dirname, fromFileUrl, join } from "@std/path";
 import { build, hostTarget } from "../ffi/build.ts";
@@ -48,11 +50,12 @@ export function findBun(): string {
   }
 }
 
-/** Runs a command, shows what it prints, and returns it with the exit status. */
+/** Runs a command, shows what it prints (at once, or at the end), and returns it with the exit status. */
 function run(
   command: string,
   args: readonly string[],
-  env: Record<string, string> = {},
+  env: Record<string, string>,
+  atOnce: boolean,
 ): Promise<{ status: number; text: string }> {
   return new Promise((resolve) => {
     const child = spawn(command, [...args], {
@@ -64,7 +67,7 @@ function run(
     for (const stream of ["stdout", "stderr"] as const) {
       child[stream].on("data", (data) => {
         text += data;
-        process[stream].write(data);
+        if (atOnce) process[stream].write(data);
       });
     }
     child.on("error", (error) => resolve({ status: 127, text: String(error) }));
@@ -97,40 +100,45 @@ function readPlain(text: string): Counts | null {
   return match ? { passed: Number(match[1]), failed: Number(match[2]), skipped: Number(match[3] ?? 0) } : null;
 }
 
+/** A suite: its name, the command, how its last line is read, and its environment. */
+type Suite = [string, string, string[], (text: string) => Counts | null, Record<string, string>?];
+
 async function main(args: readonly string[]): Promise<void> {
   build(hostTarget(), { log: (text) => console.error(text) });
   const deno = "Deno" in globalThis && !("Bun" in globalThis) ? process.execPath : "deno";
   const files = args.length > 0 ? args : ["tests/"];
-  const suites: [string, string, string[], (text: string) => Counts | null, Record<string, string>?][] = [
+  const suites: Suite[] = [
     ["deno test", deno, ["test", "-A", "--quiet", ...files], readDeno],
-    ["bun test", findBun(), ["test", "--timeout", "180000", ...args], readBun],
   ];
+  // before Bun's: what Deno's tests build meanwhile need not be built twice
   if (args.length === 0) {
-    const env = { FLATSTEP_BACKEND: "wasm" };
-    suites.push(["deno test, WASM", deno, ["test", "-A", "--quiet", ...TABLES], readDeno, env]);
-    suites.push(["bun test, WASM", findBun(), ["test", "--timeout", "180000", ...TABLES], readBun, env]);
-    suites.push(["the documentation's examples", deno, [
-      "test",
-      "-A",
-      "--quiet",
-      "--doc",
-      "mod.ts",
-      "src/",
-      "ffi/load.ts",
-    ], readDeno]);
     suites.push(["the C core under sanitizers", "bash", [join("tests", "native", "run.sh")], readPlain]);
   }
-  const total: Counts = { passed: 0, failed: 0, skipped: 0 }, lines: string[] = [];
-  for (const [name, command, commandArgs, read, env] of suites) {
-    console.log(`\n--- ${name}`);
-    const { status, text } = await run(command, commandArgs, env);
-    const counts = read(text) ?? { passed: 0, failed: 1, skipped: 0 };
-    if (status !== 0 && counts.failed === 0) counts.failed = 1; // it ended badly without saying why
-    for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];
-    lines.push(
-      `${name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped (exit status ${status})`,
-    );
+  suites.push(["bun test", findBun(), ["test", "--timeout", "180000", ...args], readBun]);
+  if (args.length === 0) {
+    const env = { FLATSTEP_BACKEND: "wasm" };
+    const documented = ["test", "-A", "--quiet", "--doc", "mod.ts", "src/", "ffi/load.ts"];
+    suites.push(["deno test, WASM", deno, ["test", "-A", "--quiet", ...TABLES], readDeno, env]);
+    suites.push(["bun test, WASM", findBun(), ["test", "--timeout", "180000", ...TABLES], readBun, env]);
+    suites.push(["the documentation's examples", deno, documented, readDeno]);
   }
+  const total: Counts = { passed: 0, failed: 0, skipped: 0 }, lines: string[] = [];
+  const lane = async (atOnce: boolean) => {
+    for (let suite = suites.shift(); suite !== undefined; suite = suites.shift()) {
+      const [name, command, commandArgs, read, env = {}] = suite, start = Date.now();
+      if (atOnce) console.log(`\n--- ${name}`);
+      const { status, text } = await run(command, commandArgs, env, atOnce);
+      if (!atOnce) console.log(`\n--- ${name} (all of it)\n${text}\n--- ${name} ends here`);
+      const counts = read(text) ?? { passed: 0, failed: 1, skipped: 0 };
+      if (status !== 0 && counts.failed === 0) counts.failed = 1; // it ended badly without saying why
+      for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];
+      const { passed, failed, skipped } = counts, seconds = Math.round((Date.now() - start) / 1000);
+      lines.push(
+        `${name}: ${passed} passed, ${failed} failed, ${skipped} skipped (exit status ${status}, ${seconds} s)`,
+      );
+    }
+  };
+  await Promise.all(availableParallelism() > 1 ? [lane(true), lane(false)] : [lane(true)]);
   console.log(`\n${lines.join("\n")}`);
   console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ""}`);
   process.exit(total.failed > 0 || total.passed === 0 ? 1 : 0);
