@@ -23,9 +23,12 @@
 export { backend, type BackendInfo, getNumThreads, setNumThreads } from "./ffi/load.ts";
 export type { Isa } from "./ffi/backend.ts";
 export type { DType, TypedArray } from "./src/dtype.ts";
-export { NativeLibraryError, StateDictError } from "./src/errors.ts";
+export { CudaError, NativeLibraryError, StateDictError } from "./src/errors.ts";
 export { Parameter, type ParameterOptions } from "./src/parameter.ts";
+export * as cuda from "./src/cuda/mod.ts";
+export { type CudaDevice, DeviceArray, type DeviceName } from "./src/cuda/mod.ts";
 export { type SparseData, SparseTensor, type SparseTensorOptions } from "./src/sparse_tensor.ts";
+export { type Profile, profile, type ProfileTimes, type ProfileTotals, type StepProfile } from "./src/profile.ts";
 export type { HookHandle, HookOptions } from "./src/optim/hooks.ts";
 export {
   type AnyOptimizer,

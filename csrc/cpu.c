@@ -70,7 +70,7 @@
 
 #define RULE(name) \
   {#name, #name "|" name##_BUFFERS(FS_NAME_ACCESS) "|" name##_HYPERS(FS_NAME) "|" name##_FLAGS(FS_NAME), \
-   name##_buffers, name##_hypers, 0 name##_FLAGS(FS_COUNT), name##_AHEAD, name##_needs},
+   name##_buffers, name##_hypers, 0 name##_FLAGS(FS_COUNT), name##_needs},
 const fs_rule fs_rules[] = {
 #include "rules.def"
 };

@@ -14,11 +14,6 @@
 #define FS_CAT_(a, b) a##_##b
 #define FS_CAT(a, b) FS_CAT_(a, b)
 
-#if defined(__NVPTX__)
-/* A block's threads take turns. */
-#define FS_LOOP(i, from, to) \
-  for (size_t i = (from) + __nvvm_read_ptx_sreg_tid_x(); i < (to); i += __nvvm_read_ptx_sreg_ntid_x())
-#else
 /* Rows never overlap where they are written (flatstep.h), so vector loops need no alias checks. */
 #if defined(__clang__)
 #define FS_VECTOR_LOOP _Pragma("clang loop vectorize(assume_safety)")
@@ -26,7 +21,6 @@
 #define FS_VECTOR_LOOP _Pragma("GCC ivdep")
 #endif
 #define FS_LOOP(i, from, to) FS_VECTOR_LOOP for (size_t i = (from); i < (to); i++)
-#endif
 
 FS_INLINE uint32_t fs_bits(float x) {
   uint32_t u;
@@ -53,6 +47,21 @@ FS_INLINE uint16_t fs_store_bf16(float x) {
   return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? ((u >> 16) | 0x40u) : rounded);
 }
 
+#if defined(__NVPTX__)
+/* One instruction each, to nearest, with subnormals; the integer code below would take longer than the memory. */
+FS_INLINE float fs_load_f16(uint16_t x) {
+  _Float16 h;
+  __builtin_memcpy(&h, &x, 2);
+  return (float)h;
+}
+
+FS_INLINE uint16_t fs_store_f16(float x) {
+  const _Float16 h = (_Float16)x;
+  uint16_t u;
+  __builtin_memcpy(&u, &h, 2);
+  return u;
+}
+#else
 FS_INLINE float fs_load_f16(uint16_t x) {
   const uint32_t magnitude = ((uint32_t)x & 0x7fffu) << 13;
   const uint32_t exponent = magnitude & (0x7c00u << 13);
@@ -72,6 +81,7 @@ FS_INLINE uint16_t fs_store_f16(float x) {
   const uint32_t h = u >= (143u << 23) ? special : u < (113u << 23) ? small : normal;
   return (uint16_t)(h | sign);
 }
+#endif
 
 FS_INLINE float fs_root_f32(float x) { return __builtin_sqrtf(x); }
 FS_INLINE double fs_root_f64(double x) { return __builtin_sqrt(x); }

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 /** Changes whenever a signature, a structure or the meaning of a value below does. */
-#define FS_ABI_VERSION 2u
+#define FS_ABI_VERSION 3u
 
 #if defined(_WIN32)
 #define FS_API __declspec(dllexport)
@@ -118,6 +118,13 @@ FS_API int32_t fs_sum_rows(uint32_t dtype, void *out, uint32_t count, uint32_t l
  * microseconds. To be called when an fs_run is near.
  */
 FS_API void fs_wake(void);
+
+/**
+ * *nanoseconds = how long kernels have run in this thread's calls (other threads' help and waking them included) since the last
+ * fs_profile; 0 unless that was with `on`. It is counted while `on` was given last, and costs nothing otherwise. Up to 64 threads
+ * may count at once; further ones read 0.
+ */
+FS_API int32_t fs_profile(uint32_t on, double *nanoseconds);
 
 /**
  * Runs `count` jobs on at most `threads` threads (the caller's own included). Everything is checked first. Elements are

@@ -1,4 +1,4 @@
-/** What the parts of the library share: kernels by rule and dtype (cpu.c), and the thread pool (threads.c). */
+/** What the parts of the library share: kernels by rule and dtype (cpu.c), the thread pool (threads.c), and its time (profile.c). */
 #ifndef FS_INTERNAL_H
 #define FS_INTERNAL_H
 
@@ -28,7 +28,6 @@ typedef struct fs_rule {
   const char *name;
   const char *description;  /* fs_rule_describe's text */
   uint32_t buffers, hypers, flags;
-  uint32_t ahead;           /* whether fetching memory ahead pays: where divisions and roots keep the loads waiting */
   const uint32_t *needs;    /* for each buffer the flags that make it used; 0: always */
 } fs_rule;
 
@@ -46,6 +45,9 @@ fs_scaler fs_scaler_of(uint32_t dtype);
 
 /** task(context, part) for every part in [0, parts), on up to `parts` threads; returns when all are done. */
 void fs_parallel(void (*task)(void *context, uint32_t part), void *context, uint32_t parts);
+
+/** fs_parallel, without its time being counted (profile.c). */
+void fs_on_threads(void (*task)(void *context, uint32_t part), void *context, uint32_t parts);
 
 /** How many threads so many bytes of buffers are worth: at least 1, at most `threads`. */
 uint32_t fs_parts_for(uint64_t bytes, uint32_t threads);

@@ -34,51 +34,90 @@ static uint32_t row_words(const fs_job *job) { return 2 + fs_rules[job->rule].bu
 static uint32_t row_hyper(const uint64_t *row) { return (uint32_t)row[1]; }
 static uint32_t row_flags(const uint64_t *row) { return (uint32_t)(row[1] >> 32); }
 
+/* What there is in some rows of a table; or what is wrong with them. */
+typedef struct found {
+  uint64_t elements, chunks;
+  int32_t status;
+} found;
+
+static found check_rows(const fs_job *job, uint32_t from, uint32_t to) {
+  const fs_rule *rule = &fs_rules[job->rule];
+  const uint32_t size = fs_element_size[job->dtype], words = row_words(job), odd = size - 1; /* sizes are powers of 2 */
+  const uint64_t most = (uint64_t)PTRDIFF_MAX / size;
+  const uint64_t *row = job->table + (size_t)from * words;
+  found f = {0, 0, FS_OK};
+  for (uint32_t r = from; r < to; r++, row += words) {
+    const uint64_t n = row[0];
+    if (n == 0) continue;
+    if (n > most - f.elements) return (found){0, 0, FS_ERR_LENGTH};
+    if (row_hyper(row) >= job->hyper_rows) return (found){0, 0, FS_ERR_HYPER};
+    const uint32_t flags = row_flags(row);
+    if (flags >> rule->flags != 0) return (found){0, 0, FS_ERR_FLAGS};
+    for (uint32_t b = 0; b < rule->buffers; b++) {
+      if (row[2 + b] == 0) {
+        if (rule->needs[b] == 0 || (rule->needs[b] & flags) != 0) return (found){0, 0, FS_ERR_NULL};
+      } else if ((row[2 + b] & odd) != 0) { /* a remainder by a variable would take longer than a short row's step */
+        return (found){0, 0, FS_ERR_ALIGN};
+      }
+    }
+    f.elements += n;
+    f.chunks += fs_chunks_of(n);
+  }
+  return f;
+}
+
+/* Tables of so many rows are checked on several threads, if the last run needed those too: they are awake then. */
+#define FS_MANY_ROWS 4096u
+static atomic_uint parts_before = 1;
+
+typedef struct checking {
+  const fs_job *job;
+  uint32_t parts;
+  found part[FS_MAX_THREADS];
+} checking;
+
+static void check_part(void *context, uint32_t part) {
+  checking *c = context;
+  const uint32_t rows = c->job->rows, from = (uint32_t)fs_first_of(rows, part, c->parts);
+  c->part[part] = check_rows(c->job, from, (uint32_t)fs_first_of(rows, part + 1, c->parts));
+}
+
 /* Checks a job, and adds what there is in it to *all. */
-static int32_t check_job(const fs_job *job, totals *all) {
+static int32_t check_job(const fs_job *job, totals *all, uint32_t threads) {
   if (job->rule >= fs_rule_count) return FS_ERR_RULE;
   if (job->dtype >= FS_DTYPES) return FS_ERR_DTYPE;
   if (job->rows == 0) return FS_OK;
   if (job->table == NULL || job->hypers == NULL) return FS_ERR_NULL;
   if (((uintptr_t)job->table | (uintptr_t)job->hypers) % 8 != 0) return FS_ERR_ALIGN;
-  const fs_rule *rule = &fs_rules[job->rule];
-  const uint32_t size = fs_element_size[job->dtype], words = row_words(job), odd = size - 1; /* sizes are powers of 2 */
-  const uint64_t most = (uint64_t)PTRDIFF_MAX / size;
-  const uint64_t *row = job->table;
-  uint64_t sum = 0, chunks = 0;
-  for (uint32_t r = 0; r < job->rows; r++, row += words) {
-    const uint64_t n = row[0];
-    if (n == 0) continue;
-    if (n > most - sum) return FS_ERR_LENGTH;
-    if (row_hyper(row) >= job->hyper_rows) return FS_ERR_HYPER;
-    const uint32_t flags = row_flags(row);
-    if (flags >> rule->flags != 0) return FS_ERR_FLAGS;
-    for (uint32_t b = 0; b < rule->buffers; b++) {
-      if (row[2 + b] == 0) {
-        if (rule->needs[b] == 0 || (rule->needs[b] & flags) != 0) return FS_ERR_NULL;
-      } else if ((row[2 + b] & odd) != 0) { /* a remainder by a variable would take longer than a short row's step */
-        return FS_ERR_ALIGN;
-      }
-    }
-    sum += n;
-    chunks += fs_chunks_of(n);
+  const uint32_t before = atomic_load_explicit(&parts_before, memory_order_relaxed);
+  checking c;
+  c.job = job;
+  c.parts = job->rows < FS_MANY_ROWS ? 1 : before < threads ? before : threads > 0 ? threads : 1;
+  if (c.parts > 1) fs_on_threads(check_part, &c, c.parts);
+  else check_part(&c, 0);
+  const uint64_t size = fs_element_size[job->dtype], buffers = fs_rules[job->rule].buffers;
+  uint64_t sum = 0;
+  for (uint32_t p = 0; p < c.parts; p++) {
+    if (c.part[p].status != FS_OK) return c.part[p].status;
+    if (c.part[p].elements > (uint64_t)PTRDIFF_MAX / size - sum) return FS_ERR_LENGTH;
+    sum += c.part[p].elements;
+    all->chunks += c.part[p].chunks;
   }
   if (sum > UINT64_MAX / 2 - all->elements) return FS_ERR_LENGTH;
   all->elements += sum;
-  if (sum > (UINT64_MAX / 2 - all->bytes) / ((uint64_t)rule->buffers * size)) return FS_ERR_LENGTH;
-  all->bytes += sum * rule->buffers * size;
+  if (sum > (UINT64_MAX / 2 - all->bytes) / (buffers * size)) return FS_ERR_LENGTH;
+  all->bytes += sum * buffers * size;
   all->grad_bytes += sum * size;
-  all->chunks += chunks;
   return FS_OK;
 }
 
-static int32_t check_jobs(const fs_job *jobs, uint32_t count, totals *all) {
+static int32_t check_jobs(const fs_job *jobs, uint32_t count, totals *all, uint32_t threads) {
   memset(all, 0, sizeof *all);
   if (count == 0) return FS_OK;
   if (jobs == NULL) return FS_ERR_NULL;
   if ((uintptr_t)jobs % 8 != 0) return FS_ERR_ALIGN;
   for (uint32_t j = 0; j < count; j++) {
-    const int32_t status = check_job(&jobs[j], all);
+    const int32_t status = check_job(&jobs[j], all, threads);
     if (status != FS_OK) return status;
   }
   return FS_OK;
@@ -110,20 +149,35 @@ static void split(run *r, uint32_t count, uint64_t elements, uint32_t parts) {
 static void prefetch(const uint64_t *row, uint32_t buffers, uint32_t size) {
   const uint64_t bytes = row[0] * size < 512 ? row[0] * size : 512;
   for (uint32_t b = 0; b < buffers; b++) {
+    if (row[2 + b] == 0) continue;
     for (uint64_t k = 0; k < bytes; k += 64) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
   }
 }
 
-/* Long tensors of rules that ask for it go in blocks of this many bytes a buffer, fetched this many bytes ahead. */
-#define FS_BLOCK 1024u
+/* Long tensors go in blocks of this many bytes a buffer (one round of the widest vector loops, or two), fetched this many bytes ahead. */
+#define FS_BLOCK 512u
 #define FS_AHEAD 2048u
 /* Shorter tensors do better in one piece. */
 #define FS_LONG 65536u
 
-/* Fetches the block after the ones that are about to be run from element `from` on. */
-static void fetch_ahead(const uint64_t *row, uint32_t buffers, uint64_t from, uint32_t size) {
-  for (uint64_t k = from * size + FS_AHEAD; k < from * size + FS_AHEAD + FS_BLOCK; k += 64) {
-    for (uint32_t b = 0; b < buffers; b++) __builtin_prefetch((const void *)(uintptr_t)(row[2 + b] + k));
+/* What is fetched: the buffers that a row's flags use, FS_AHEAD farther on. (The others may be null, and looking those up takes time.) */
+typedef struct prospect {
+  uint64_t from[FS_MAX_BUFFERS];
+  uint32_t count;
+} prospect;
+
+static void look_ahead(prospect *p, const fs_rule *rule, const uint64_t *row) {
+  p->count = 0;
+  for (uint32_t b = 0; b < rule->buffers; b++) {
+    if (rule->needs[b] == 0 || (rule->needs[b] & row_flags(row)) != 0) p->from[p->count++] = row[2 + b] + FS_AHEAD;
+  }
+}
+
+/* Fetches the block that is FS_AHEAD before the one at byte `at`. */
+static void fetch_ahead(const prospect *p, uint64_t at) {
+  for (uint32_t b = 0; b < p->count; b++) {
+    const char *block = (const char *)(uintptr_t)(p->from[b] + at);
+    for (uint32_t k = 0; k < FS_BLOCK; k += 64) __builtin_prefetch(block + k);
   }
 }
 
@@ -131,9 +185,11 @@ static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, ui
   const fs_rule *rule = &fs_rules[job->rule];
   const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
   const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
-  if (rule->ahead && to - from > FS_LONG / size) {
+  if (to - from > FS_LONG / size) {
+    prospect p;
+    look_ahead(&p, rule, row);
     for (const uint64_t block = FS_BLOCK / size; to - from > block; from += block) {
-      fetch_ahead(row, rule->buffers, from, size);
+      fetch_ahead(&p, from * size);
       kernel(flags, hypers, row + 2, (size_t)from, (size_t)(from + block));
     }
   }
@@ -142,6 +198,8 @@ static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, ui
 
 /* Bytes of a gradient that are multiplied at a time: they stay in the first-level cache. */
 #define FS_SCALED 4096u
+/* The same where memory is fetched ahead: each product's loop has to be worth starting. */
+#define FS_SCALED_AHEAD (2 * FS_BLOCK)
 
 /* run_row, where gradients are multiplied: the kernel finds a block of products in the place of the gradient's. */
 static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to,
@@ -151,12 +209,14 @@ static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *
   const fs_scaler scale = fs_scaler_of(job->dtype);
   const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
   const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
-  const int ahead = rule->ahead && to - from > FS_LONG / size;
-  const uint64_t block = (ahead ? FS_BLOCK : FS_SCALED) / size;
+  const int ahead = to - from > FS_LONG / size;
+  const uint64_t block = (ahead ? FS_SCALED_AHEAD : FS_SCALED) / size;
   uint64_t pointers[FS_MAX_BUFFERS];
+  prospect p;
+  if (ahead) look_ahead(&p, rule, row);
   for (uint64_t n; from < to; from += n) {
     n = to - from < block ? to - from : block;
-    if (ahead) fetch_ahead(row, rule->buffers, from, size);
+    for (uint32_t k = 0; ahead && k < FS_SCALED_AHEAD; k += FS_BLOCK) fetch_ahead(&p, from * size + k);
     for (uint32_t b = 0; b < rule->buffers; b++) pointers[b] = row[2 + b] == 0 ? 0 : row[2 + b] + from * size;
     scale(products, (const void *)(uintptr_t)pointers[1], (size_t)n, factors);
     pointers[1] = (uint64_t)(uintptr_t)products;
@@ -211,13 +271,14 @@ static void run_all(const fs_job *jobs, uint32_t count, const totals *all, const
   r.jobs = jobs;
   r.factors = factors;
   const uint32_t parts = fs_parts_for(all->bytes, threads);
+  atomic_store_explicit(&parts_before, parts, memory_order_relaxed);
   split(&r, count, all->elements, parts);
   fs_parallel(run_part, &r, parts);
 }
 
 int32_t fs_run(const fs_job *jobs, uint32_t count, uint32_t threads) {
   totals all;
-  const int32_t status = check_jobs(jobs, count, &all);
+  const int32_t status = check_jobs(jobs, count, &all, threads);
   if (status == FS_OK) run_all(jobs, count, &all, NULL, threads);
   return status;
 }
@@ -368,7 +429,7 @@ int32_t fs_step(const fs_job *jobs, uint32_t count, uint32_t phases, double *ste
   totals all;
   if (step == NULL) return FS_ERR_NULL;
   if (((uintptr_t)step | (uintptr_t)partials) % 8 != 0) return FS_ERR_ALIGN;
-  const int32_t status = check_jobs(jobs, count, &all);
+  const int32_t status = check_jobs(jobs, count, &all, threads);
   if (status != FS_OK) return status;
   for (uint32_t j = 0; j < count; j++) {
     const fs_rule *rule = &fs_rules[jobs[j].rule];

@@ -2,7 +2,8 @@
  * Stamps every rule for one dtype and one instruction set; included once for each pair.
  *
  * Before: FS_DTYPE (f32 …), FS_ISA_NAME (base …), `real` and `elem` (arithmetic and storage type), FS_TARGET (the
- * function attribute that selects the instruction set), FS_ROOT and FS_ABSOLUTE. Makes functions NAME_DTYPE_ISA of type fs_kernel.
+ * function attribute that selects the instruction set), FS_ROOT and FS_ABSOLUTE. Makes functions NAME_DTYPE_ISA of type fs_kernel; with
+ * FS_CUDA, kernels (ptx_rules.h).
  */
 #define FS_STAMPED(name) FS_CAT(FS_CAT(name, FS_DTYPE), FS_ISA_NAME)
 #define HALF ((real)0.5)
@@ -30,23 +31,35 @@
 #include "rules.def"
 #undef FS_RULE
 
-/* The loops: one for each combination of flags, chosen once a tensor. */
-#define FS_READ_HYPER(name) h.name = (real)*hyper++;
+/* A loop for each combination of flags, chosen once a tensor; FS_RUN is the loop, which has `variant` for a constant. */
+#define FS_COUNT(...) +1
+#define FS_BUFFER_LOCAL(name, access, needs) name,
 #define FS_FLAG_ARGUMENT(name, bit) (variant >> bit) & 1u,
+#define FS_BODY(name, index) \
+  FS_STAMPED(name##_body)(name##_BUFFERS(FS_BUFFER_LOCAL) name##_FLAGS(FS_FLAG_ARGUMENT) h, index)
 #define FS_CASE(name, number)                                                              \
   case number:                                                                             \
     if (number < (1u << (0 name##_FLAGS(FS_COUNT)))) {                                     \
       const uint32_t variant = number;                                                     \
-      FS_LOOP(i, from, to) {                                                               \
-        FS_STAMPED(name##_body)                                                            \
-        (name##_BUFFERS(FS_BUFFER_LOCAL) name##_FLAGS(FS_FLAG_ARGUMENT) h, i);             \
-      }                                                                                    \
+      FS_RUN(name)                                                                         \
       (void)variant;                                                                       \
     }                                                                                      \
     break;
-#define FS_COUNT(...) +1
-#define FS_BUFFER_LOCAL(name, access, needs) name,
+#define FS_VARIANTS(name)                                                                  \
+  switch (flags) {                                                                         \
+    FS_CASE(name, 0) FS_CASE(name, 1) FS_CASE(name, 2) FS_CASE(name, 3)                    \
+    FS_CASE(name, 4) FS_CASE(name, 5) FS_CASE(name, 6) FS_CASE(name, 7)                    \
+    FS_CASE(name, 8) FS_CASE(name, 9) FS_CASE(name, 10) FS_CASE(name, 11)                  \
+    FS_CASE(name, 12) FS_CASE(name, 13) FS_CASE(name, 14) FS_CASE(name, 15)                \
+    default: break;                                                                        \
+  }
+
+#ifdef FS_CUDA
+#include "ptx_rules.h"
+#else
+#define FS_READ_HYPER(name) h.name = (real)*hyper++;
 #define FS_BUFFER_DECLARE(name, access, needs) elem *const name = (elem *)(uintptr_t)*pointers++;
+#define FS_RUN(name) FS_LOOP(i, from, to) { FS_BODY(name, i); }
 #define RULE(name)                                                                         \
   FS_TARGET static void FS_STAMPED(name)(const uint32_t flags, const double *hyper,        \
                                          const uint64_t *pointers, const size_t from,      \
@@ -55,16 +68,14 @@
     name##_HYPERS(FS_READ_HYPER)                                                           \
     (void)hyper; /* a rule may have none */                                                \
     name##_BUFFERS(FS_BUFFER_DECLARE)                                                      \
-    switch (flags) {                                                                       \
-      FS_CASE(name, 0) FS_CASE(name, 1) FS_CASE(name, 2) FS_CASE(name, 3)                  \
-      FS_CASE(name, 4) FS_CASE(name, 5) FS_CASE(name, 6) FS_CASE(name, 7)                  \
-      FS_CASE(name, 8) FS_CASE(name, 9) FS_CASE(name, 10) FS_CASE(name, 11)                \
-      FS_CASE(name, 12) FS_CASE(name, 13) FS_CASE(name, 14) FS_CASE(name, 15)              \
-      default: break;                                                                      \
-    }                                                                                      \
+    FS_VARIANTS(name)                                                                      \
   }
 #include "rules.def"
 #undef RULE
+#undef FS_READ_HYPER
+#undef FS_BUFFER_DECLARE
+#undef FS_RUN
+#endif
 
 #undef FS_STAMPED
 #undef HALF
@@ -78,9 +89,9 @@
 #undef FS_FIELD
 #undef FS_BUFFER_PARAMETER
 #undef FS_FLAG_PARAMETER
-#undef FS_READ_HYPER
 #undef FS_FLAG_ARGUMENT
 #undef FS_CASE
 #undef FS_COUNT
 #undef FS_BUFFER_LOCAL
-#undef FS_BUFFER_DECLARE
+#undef FS_BODY
+#undef FS_VARIANTS

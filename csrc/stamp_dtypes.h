@@ -1,11 +1,13 @@
-/** stamp.h, reduce.h and the loops of tensor.h for each dtype; included once for each instruction set. */
+/** stamp.h, reduce.h and the loops of tensor.h for each dtype; included once for each instruction set, and by ptx.c. */
 #define FS_DTYPE f32
 #define real float
 #define elem float
 #define FS_ROOT fs_root_f32
 #define FS_ABSOLUTE __builtin_fabsf
 #include "stamp.h"
-#ifndef FS_NO_REDUCE
+#ifdef FS_CUDA
+#include "ptx_reduce.h"
+#else
 #include "reduce.h"
 #include "tensor_kernels.h"
 #include "matmul_kernels.h"
@@ -17,7 +19,9 @@
 #define FS_DTYPE bf16
 #define elem uint16_t
 #include "stamp.h"
-#ifndef FS_NO_REDUCE
+#ifdef FS_CUDA
+#include "ptx_reduce.h"
+#else
 #include "reduce.h"
 #include "tensor_kernels.h"
 #endif
@@ -25,7 +29,9 @@
 
 #define FS_DTYPE f16
 #include "stamp.h"
-#ifndef FS_NO_REDUCE
+#ifdef FS_CUDA
+#include "ptx_reduce.h"
+#else
 #include "reduce.h"
 #include "tensor_kernels.h"
 #endif
@@ -41,7 +47,9 @@
 #define FS_ROOT fs_root_f64
 #define FS_ABSOLUTE __builtin_fabs
 #include "stamp.h"
-#ifndef FS_NO_REDUCE
+#ifdef FS_CUDA
+#include "ptx_reduce.h"
+#else
 #include "reduce.h"
 #include "tensor_kernels.h"
 #include "matmul_kernels.h"

@@ -59,7 +59,7 @@ static void *work_context;
 static uint32_t work_parts;
 static atomic_uint generation, unfinished, sleepers, master_asleep;
 static atomic_uint nudges;                 /* how often fs_wake has woken sleepers; raised under sleep_lock */
-static atomic_uint last_parts;             /* of the last fs_parallel */
+static atomic_uint last_parts;             /* of the last fs_on_threads */
 
 static void pause_cpu(void) {
 #if defined(__x86_64__)
@@ -184,7 +184,7 @@ void fs_wake(void) {
   unlock(&sleep_lock);
 }
 
-void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
+void fs_on_threads(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
   atomic_store_explicit(&last_parts, parts, memory_order_relaxed);
   if (parts > 1 && try_lock(&gate)) {
     while (workers + 1 < parts && workers < FS_MAX_THREADS - 1 && start_worker()) {

@@ -4,9 +4,11 @@
  */
 #include "internal.h"
 
-void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
+void fs_on_threads(void (*task)(void *, uint32_t), void *context, uint32_t parts) {
   for (uint32_t part = 0; part < parts; part++) task(context, part);
 }
+
+void fs_parallel(void (*task)(void *, uint32_t), void *context, uint32_t parts) { fs_on_threads(task, context, parts); }
 
 uint32_t fs_cpu_count(void) { return 1; }
 

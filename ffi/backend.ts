@@ -71,6 +71,12 @@ export interface Job {
   ): void;
   /** The hyperparameters: rows of as many numbers as the rule has. Read at each run. */
   bindHypers(hypers: Float64Array, rows: number): void;
+  /**
+   * Bytes that a run reads and writes: each buffer once, and once more if it is both read and written. Absent: not known.
+   *
+   * @param only the buffer that counts; all of them if it is absent
+   */
+  bytes?(only?: number): number;
 }
 
 /** The rules that look at a whole tensor, in the library's numbering. */
@@ -283,6 +289,11 @@ export interface Backend {
     ys: readonly TypedArray[] | null,
     threads: number,
   ): number[];
+  /**
+   * Milliseconds that this thread's calls have spent in kernels since the last call of this. It is counted from now on, if `on`
+   * is true. Absent, or 0: not known.
+   */
+  kernelTime?(on: boolean): number;
   /** One more thread for each so many bytes of buffers; for tests. */
   setGrain(bytes: number): void;
   /** Uses at most this instruction set; for tests. */

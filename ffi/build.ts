@@ -2,14 +2,17 @@
  * Builds the native library by `zig cc`: `deno task build`, or `bun ffi/build.ts`. The same script for people and CI.
  *
  *     deno task build            for this machine, if the sources have changed
- *     deno task build --all      for every target; ffi/prebuilt/ and ffi/wasm_bytes.ts, which are part of the sources
+ *     deno task build --all      for every target; ffi/prebuilt/, ffi/wasm_bytes.ts and ffi/cuda_ptx.ts, which are part of the
+ *                                sources
  *     deno task build --wasm     ffi/wasm_bytes.ts: the WebAssembly module, which is part of the sources
+ *     deno task build --ptx      ffi/cuda_ptx.ts: the CUDA kernels, which are part of the sources
  *     deno task build --bench    with the benchmark's traffic loops, into lib/bench/
  *     deno task build --force    even if nothing has changed;  --quiet: say nothing unless something is built
  *
  * @module
  */
 
+import { Buffer } from "node:buffer";
 import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -25,7 +28,7 @@ import {
 import { availableParallelism, tmpdir } from "node:os";
 import process from "node:process";
 import { promisify } from "node:util";
-import { gzipSync } from "node:zlib";
+import { brotliCompressSync, gzipSync } from "node:zlib";
 import { basename, dirname, fromFileUrl, join } from "@std/path";
 
 const ROOT = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -177,7 +180,7 @@ export const OTHER_FLAGS: Readonly<Record<"wasm" | "ptx", readonly string[]>> = 
 export function compileOther(target: "wasm" | "ptx", output: string): void {
   const { command: [command, ...first] } = findZig();
   const common = FLAGS.filter((flag) => !flag.startsWith("-mprefer"));
-  const others = target === "wasm" ? ["threads.c", "ptx.c"] : [];
+  const others = target === "wasm" ? ["threads.c", "profile.c", "ptx.c"] : [];
   const files = sources().filter((path) => path.endsWith(".c") && !others.includes(basename(path)));
   const compiled = target === "wasm" ? files : [join(SOURCES, "ptx.c")];
   const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output, ...compiled];
@@ -216,6 +219,52 @@ export function wasmText(): string {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** The file that carries the CUDA kernels. */
+export const PTX_FILE: string = join(ROOT, "ffi", "cuda_ptx.ts");
+
+/** What csrc/ptx.c is as PTX: the same text wherever it is built, by the same zig. Without comments, which take a sixth. */
+export function ptxSource(): string {
+  const folder = mkdtempSync(join(tmpdir(), "flatstep-ptx-"));
+  try {
+    const output = join(folder, "flatstep.ptx");
+    compileOther("ptx", output);
+    const lines = readFileSync(output, "utf8").split("\n").map((line) => {
+      return line.replace(/\/\/.*/, "").trim().replace(/\s+/g, " ");
+    });
+    return lines.filter((line) => line !== "").map((line) => `${line}\n`).join("");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Writes the module that carries the CUDA kernels. */
+function writePtx(): void {
+  const { version } = findZig(), bytes = Buffer.from(ptxSource());
+  const head = [
+    "/**",
+    " * The CUDA kernels as PTX (csrc/ptx.c), made by `deno task build --ptx`; no part of it is written by hand.",
+    " *",
+    " * @module",
+    " */",
+    "",
+    "/** The zig that made it: another one may choose other instructions. */",
+    `export const PTX_ZIG: string = "${version}";`,
+    "",
+    "/** SHA-256 of the text. */",
+    `export const PTX_SHA256: string = "${sha256(bytes)}";`,
+    "",
+    "/** Its length in bytes. */",
+    `export const PTX_SIZE: number = ${bytes.length};`,
+    "",
+    "/** The text, compressed by brotli (which finds what kernels have in common: half of gzip), in base64. */",
+    "export const PTX_BROTLI: string =",
+    '  "',
+  ].join("\n");
+  // runtimes compress differently: what holds the same text stays as it is
+  if (existsSync(PTX_FILE) && readFileSync(PTX_FILE, "utf8").startsWith(head)) return;
+  writeFileSync(PTX_FILE, `${head}${brotliCompressSync(bytes).toString("base64")}";\n`);
 }
 
 /** What {@linkcode build} takes. */
@@ -359,7 +408,7 @@ function writePrebuilt(libraries: ReadonlyMap<string, string>): string[] {
 }
 
 async function main(args: readonly string[]): Promise<void> {
-  const known = ["--all", "--bench", "--force", "--quiet", "--wasm"];
+  const known = ["--all", "--bench", "--force", "--ptx", "--quiet", "--wasm"];
   const strange = args.find((arg) => !known.includes(arg));
   if (strange !== undefined) throw new Error(`there is no option ${strange}; there are ${known.join(", ")}`);
   const all = args.includes("--all"), bench = args.includes("--bench");
@@ -368,8 +417,12 @@ async function main(args: readonly string[]): Promise<void> {
   if (all || args.includes("--wasm")) {
     writeFileSync(WASM_FILE, wasmText());
     say(WASM_FILE);
-    if (!all) return;
   }
+  if (all || args.includes("--ptx")) {
+    writePtx();
+    say(PTX_FILE);
+  }
+  if (!all && (args.includes("--wasm") || args.includes("--ptx"))) return;
   if (!all) return void say(build(hostTarget(), options));
   const libraries = await buildAll(options);
   libraries.forEach(say);

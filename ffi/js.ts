@@ -34,6 +34,7 @@ import {
 } from "./backend.ts";
 import { fold, reduceChunk } from "./reductions.ts";
 import { matmul, runTensors } from "./tensors.ts";
+import { countBytes } from "./timed_calls.ts";
 import { combine, packedProduct, packedUpdate } from "./vectors.ts";
 
 const identity = (x: number): number => x;
@@ -122,6 +123,11 @@ class JsJob implements Job {
   }
   bindHypers(hypers: Float64Array): void {
     this.#hypers = hypers;
+  }
+
+  bytes(only?: number): number {
+    const isBound = (row: number, buffer: number) => this.#buffers[row]![buffer] !== undefined;
+    return countBytes(this.rule, this.dtype, this.#used, (row) => this.#lengths[row]!, isBound, only);
   }
 
   /** Adds the squares of the gradients, times a number, to a sum. */

@@ -41,6 +41,7 @@ const NAMES: Record<string, string> = { win32: "flatstep.dll", darwin: "libflats
 const ISA_NAMES: readonly Isa[] = ["sse2", "avx2", "avx512", "neon"];
 
 let choice: Choice | undefined;
+const watchers = new Set<(backend: Backend) => void>();
 let threads: number | undefined;
 
 /**
@@ -134,9 +135,26 @@ function choose(): Choice {
   return { best: backend, compiled: backend, why: undefined };
 }
 
+function firstChoice(): Choice {
+  choice = choose();
+  for (const watch of watchers) watch(choice.best);
+  return choice;
+}
+
+/**
+ * Tells of the backend that was chosen, now or when it is.
+ *
+ * @returns ends it
+ */
+export function watchBackends(watch: (backend: Backend) => void): () => void {
+  watchers.add(watch);
+  if (choice !== undefined) watch(choice.best);
+  return () => void watchers.delete(watch);
+}
+
 /** What runs groups that leave the choice to the library. */
 export function bestBackend(): Backend {
-  return (choice ??= choose()).best;
+  return (choice ?? firstChoice()).best;
 }
 
 /**
@@ -146,7 +164,7 @@ export function bestBackend(): Backend {
  * @throws {NativeLibraryError} if there is none
  */
 export function compiledBackend(asked: string): Backend {
-  const { compiled, why } = choice ??= choose();
+  const { compiled, why } = choice ?? firstChoice();
   if (compiled === null) throw failure(asked, why ?? "");
   return compiled;
 }

@@ -29,6 +29,7 @@ import { checkRows } from "./fits.ts";
 import { NativeTensors } from "./native_tensors.ts";
 import { NativeVectors } from "./native_vectors.ts";
 import { type Functions, type Memory, STATUS } from "./symbols.ts";
+import { countBytes } from "./timed_calls.ts";
 
 const MAX_THREADS = 64; // FS_MAX_THREADS
 const JOB_WORDS = 8; // 32-bit words of an fs_job
@@ -163,6 +164,15 @@ class NativeJob implements Job {
     this.#hypers = hypers;
     bind(this.#functions, this.words, 3, hypers);
   }
+  bytes(only?: number): number {
+    const table = this.#table, stride = this.#stride;
+    const length = (row: number) => table[row * stride]! + table[row * stride + 1]! * 0x100000000;
+    const isBound = (row: number, buffer: number) => {
+      const at = row * stride + 4 + 2 * buffer;
+      return table[at] !== 0 || table[at + 1] !== 0;
+    };
+    return countBytes(this.rule, this.dtype, this.words[2]!, length, isBound, only);
+  }
 }
 
 /** The native library behind its functions. */
@@ -221,6 +231,12 @@ export class NativeBackend implements Backend {
 
   wake(): void {
     this.#functions.fs_wake();
+  }
+
+  kernelTime(on: boolean): number {
+    const nanoseconds = new Float64Array(new ArrayBuffer(8));
+    this.#check(this.#functions.fs_profile(on ? 1 : 0, nanoseconds), "fs_profile");
+    return nanoseconds[0]! / 1e6;
   }
 
   run(jobs: readonly Job[], threads: number): void {

@@ -22,6 +22,12 @@ interface DenoLike {
   permissions: { querySync(descriptor: Permission): { state: string } };
   env: { get(name: string): string | undefined };
   dlopen(path: string, symbols: Record<string, unknown>): { symbols: unknown };
+  UnsafePointer: {
+    of(memory: ArrayBufferView): unknown;
+    value(pointer: unknown): bigint | number;
+    create(address: bigint): unknown;
+  };
+  UnsafePointerView: { getCString(pointer: unknown): string };
 }
 
 interface ProcessLike {
@@ -106,9 +112,25 @@ export function openBun(path: string, symbols: Record<string, unknown>): Functio
 
 interface BunFfi {
   dlopen(path: string, symbols: Record<string, unknown>): { symbols: unknown };
+  ptr(memory: ArrayBufferView): number;
+  CString: new (address: number) => { toString(): string };
 }
 
 /** bun:ffi, without an import that other runtimes would stumble over. */
 function bunFfi(): BunFfi {
   return builtin<typeof import("node:module")>("node:module").createRequire(import.meta.url)("bun:ffi") as BunFfi;
+}
+
+/**
+ * Where memory lies. For structures that a driver reads during a call; their buffer must have been made by `new ArrayBuffer`, for
+ * Bun moves small arrays that were not.
+ */
+export function addressOf(memory: ArrayBufferView): bigint {
+  return BigInt(deno ? deno.UnsafePointer.value(deno.UnsafePointer.of(memory)) : bunFfi().ptr(memory));
+}
+
+/** The zero-terminated text at an address that a library has given. */
+export function textAt(address: bigint): string {
+  if (deno) return deno.UnsafePointerView.getCString(deno.UnsafePointer.create(address));
+  return new (bunFfi().CString)(Number(address)).toString();
 }

@@ -7,7 +7,7 @@
 import type { TypedArray } from "../src/dtype.ts";
 
 /** FS_ABI_VERSION of the header this file was written against. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 type Type = "u32" | "i32" | "buffer" | "void";
 
@@ -24,6 +24,7 @@ export const SYMBOLS = {
   fs_bind_rows: [["buffer", "u32", "u32", "u32", "buffer", "u32", "u32", "buffer", "u32", "buffer"], "i32"],
   fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
   fs_wake: [[], "void"],
+  fs_profile: [["u32", "buffer"], "i32"],
   fs_run: [["buffer", "u32", "u32"], "i32"],
   fs_step: [["buffer", "u32", "u32", "buffer", "buffer", "u32", "u32"], "i32"],
   fs_reduce: [["u32", "u32", "buffer", "u32", "buffer", "u32", "buffer", "u32"], "i32"],
@@ -73,6 +74,7 @@ export interface Functions {
     starts: Memory,
   ): number;
   fs_wake(): void;
+  fs_profile(on: number, nanoseconds: Memory): number;
   fs_run(jobs: Memory, count: number, threads: number): number;
   fs_step(
     jobs: Memory,

@@ -254,6 +254,12 @@ export class WasmBackend implements Backend {
     this.#tensors.packed("update", n, matrix, u, s);
   }
 
+  kernelTime(on: boolean): number {
+    const { kernelMs } = this.#batch;
+    this.#batch.kernelMs = on ? 0 : null;
+    return kernelMs ?? 0;
+  }
+
   wake(): void {}
   setGrain(): void {}
   setIsa(): void {}

@@ -11,6 +11,7 @@
 import { bytesOf, type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
 import { type Job, type Rule, STEP_COEFFICIENT, STEP_UNSCALE, UPDATE } from "./backend.ts";
 import { STATUS } from "./symbols.ts";
+import { countBytes } from "./timed_calls.ts";
 import {
   asBits,
   BLOCK_BYTES,
@@ -136,6 +137,11 @@ export class WasmJob implements Job {
     this.#hyperRows = rows;
   }
 
+  bytes(only?: number): number {
+    const isBound = (row: number, buffer: number) => this.arrays[row * this.count + buffer] !== undefined;
+    return countBytes(this.rule, this.dtype, this.used, (row) => this.lengths[row]!, isBound, only);
+  }
+
   /** The element of its array that a buffer begins at. */
   start(k: number): number {
     return this.starts === null ? 0 : this.starts[k]!;
@@ -230,6 +236,8 @@ export class Batch {
   #mostHypers = 0;
   #hyper = -1; // the last row's
   #flags = -1;
+  /** Milliseconds in kernels, added up while it is not null. */
+  kernelMs: number | null = null;
 
   constructor(heap: Heap) {
     this.heap = heap;
@@ -291,8 +299,10 @@ export class Batch {
     const { heap } = this, { base, u32, exports } = heap, at = (base + JOB_AT) / 4;
     u32[at + 2] = this.#rows;
     u32[at + 3] = this.#hyperRows;
+    const start = this.kernelMs === null ? 0 : performance.now();
     if (factors === null) checkStatus(exports.fs_run(base + JOB_AT, 1, 1), "fs_run");
     else checkStatus(exports.fs_step(base + JOB_AT, 1, UPDATE, base + STEP_AT, 0, 0, 1), "fs_step");
+    if (this.kernelMs !== null) this.kernelMs += performance.now() - start;
     this.#job.takeFrom(this);
     this.#clear();
   }

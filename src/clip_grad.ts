@@ -64,7 +64,7 @@ class Gradients {
 
   constructor(readonly backend: Backend, readonly list: readonly unknown[]) {
     const params = this.#params = owners(list);
-    const grads = this.#grads = params.map((p) => p.grad ?? null);
+    const grads = this.#grads = params.map((p) => (p.grad ?? null) as TypedArray | SparseTensor | null); // a DeviceArray is refused
     this.#sizes = params.map((p) => p.size);
     const byType = new Map<DType, TypedArray[]>(), sparse: SparseTensor[] = [], used = new Set<ArrayBufferLike>();
     let apart = true;

@@ -50,6 +50,32 @@ export class StateDictError extends Error {
   override readonly name = "StateDictError";
 }
 
+/**
+ * NVIDIA's driver refused a call, or reports that something has failed on a device. The message says which call, and what the driver
+ * says of it.
+ *
+ * @example
+ * ```ts
+ * import { assert } from "@std/assert";
+ * import { CudaError } from "@flatstep/optim";
+ *
+ * const error = new CudaError("cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY (out of memory)", "CUDA_ERROR_OUT_OF_MEMORY");
+ * assert(error.name === "CudaError" && error.code === "CUDA_ERROR_OUT_OF_MEMORY");
+ * ```
+ */
+export class CudaError extends Error {
+  /** Always `"CudaError"`. */
+  override readonly name = "CudaError";
+
+  /**
+   * @param message what has failed
+   * @param code the driver's name for it: `"CUDA_ERROR_OUT_OF_MEMORY"`
+   */
+  constructor(message: string, readonly code: string) {
+    super(message);
+  }
+}
+
 /** A value as it stands in an error message: short, and in the caller's spelling. */
 export function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value);

@@ -9,13 +9,24 @@
 
 import type { Backend, Job, Rule } from "../ffi/backend.ts";
 import { bestBackend, getNumThreads } from "../ffi/load.ts";
+import { DeviceArray } from "./cuda/device_array.ts";
+import { memorySpan, placeName } from "./cuda/transfer.ts";
 import { arrayNames, type DType, holds, isTypedArray, type TypedArray } from "./dtype.ts";
 import { kind, show } from "./errors.ts";
+import { DeviceRows } from "./foreach_device.ts";
 import { WrittenMemory } from "./memory.ts";
-import { Parameter } from "./parameter.ts";
+import { moveCount, Parameter } from "./parameter.ts";
 
 /** A list of tensors, as the multi-tensor operations take it. */
-export type TensorList = readonly (Parameter | TypedArray)[];
+export type TensorList = readonly (Parameter | TypedArray | DeviceArray)[];
+
+/** A tensor of a list. */
+export interface ListTensor {
+  readonly dtype: DType;
+  readonly size: number;
+  /** Its numbers, on the host or on a device. */
+  readonly array: TypedArray | DeviceArray;
+}
 
 /** Which backend runs the operations; null: the best there is. For tests. */
 export const override: { backend: Backend | null } = { backend: null };
@@ -27,18 +38,31 @@ export function listBackend(): Backend {
 
 const describe = (value: unknown) => typeof value === "object" && value !== null ? kind(value) : show(value);
 
-/** The Parameters of a list's entries. Throws where one is no tensor, or its array no longer fits it. */
-export function readList(list: unknown, name: string): Parameter[] {
+/** The numbers of a list's entry. */
+export function arrayOf(entry: Parameter | TypedArray | DeviceArray): TypedArray | DeviceArray {
+  return entry instanceof Parameter ? entry.deviceArray ?? entry.data : entry;
+}
+
+/** The tensors of a list's entries. Throws where one is no tensor, or its array no longer fits it. */
+export function readList(list: unknown, name: string): ListTensor[] {
   if (!Array.isArray(list)) {
-    throw new TypeError(`${name} must be an array of Parameters or typed arrays, got ${describe(list)}`);
+    throw new TypeError(
+      `${name} must be an array of Parameters, typed arrays or DeviceArrays, got ${describe(list)}`,
+    );
   }
   return (list as unknown[]).map((entry, i) => {
-    if (!(entry instanceof Parameter) && !isTypedArray(entry)) {
-      throw new TypeError(`${name}[${i}] must be a Parameter or a typed array, got ${describe(entry)}`);
+    const label = `${name}[${i}]`;
+    if (!(entry instanceof Parameter) && !isTypedArray(entry) && !(entry instanceof DeviceArray)) {
+      throw new TypeError(`${label} must be a Parameter, a typed array or a DeviceArray, got ${describe(entry)}`);
     }
-    const p = Parameter.of(entry), data: unknown = entry instanceof Parameter ? entry.data : entry;
-    checkArray(data, p, `${name}[${i}]`);
-    return p;
+    const array = arrayOf(entry);
+    if (array instanceof DeviceArray) {
+      if (array.disposed) throw new TypeError(`${label} must be there, and ${array} has been disposed`);
+      return { dtype: array.dtype, size: array.length, array };
+    }
+    const p = Parameter.of(entry as Parameter | TypedArray);
+    checkArray(array, p, label);
+    return { dtype: p.dtype, size: p.size, array };
   });
 }
 
@@ -54,8 +78,8 @@ export function checkArray(data: unknown, p: Parameter, label: string): asserts 
   }
 }
 
-/** Throws unless lists have as many tensors as the first, of the same sizes, and (if asked) the same dtypes. */
-export function checkLists(lists: readonly Parameter[][], names: readonly string[], dtypes: boolean): void {
+/** Throws unless lists have as many tensors as the first, of the same sizes, and (if asked) the same dtypes on the same devices. */
+export function checkLists(lists: readonly ListTensor[][], names: readonly string[], alike: boolean): void {
   const self = lists[0]!;
   for (let k = 1; k < lists.length; k++) {
     const list = lists[k]!, name = names[k]!;
@@ -64,8 +88,12 @@ export function checkLists(lists: readonly Parameter[][], names: readonly string
     }
     list.forEach((p, i) => {
       const q = self[i]!;
-      if (dtypes && p.dtype !== q.dtype) {
+      if (alike && p.dtype !== q.dtype) {
         throw new TypeError(`${name}[${i}] must be ${q.dtype} as ${names[0]}[${i}] is, got ${p.dtype}`);
+      }
+      const here = placeName(p.array), there = placeName(q.array);
+      if (alike && here !== there) {
+        throw new TypeError(`${name}[${i}] must be on ${there} as ${names[0]}[${i}] is, got a tensor on ${here}`);
       }
       if (p.size !== q.size) {
         throw new RangeError(`${name}[${i}] must have ${q.size} elements as ${names[0]}[${i}] has, got ${p.size}`);
@@ -75,8 +103,10 @@ export function checkLists(lists: readonly Parameter[][], names: readonly string
 }
 
 /** Whether two arrays are the same memory from end to end. */
-export function sameMemory(a: TypedArray, b: TypedArray): boolean {
-  return a === b || (a.buffer === b.buffer && a.byteOffset === b.byteOffset && a.byteLength === b.byteLength);
+export function sameMemory(a: TypedArray | DeviceArray, b: TypedArray | DeviceArray): boolean {
+  if (a === b) return true;
+  const x = memorySpan(a), y = memorySpan(b);
+  return x.buffer === y.buffer && x.byteOffset === y.byteOffset && x.byteLength === y.byteLength;
 }
 
 /** An operand that is the written tensor itself: its values are copied before each run. */
@@ -85,16 +115,17 @@ interface Copied {
   readonly to: TypedArray;
 }
 
-const arrayOf = (entry: Parameter | TypedArray): TypedArray => entry instanceof Parameter ? entry.data : entry;
-
 /** One operation over certain lists. */
 class ListPlan {
   readonly #jobs: Job[] = [];
   readonly #entries: readonly TensorList[]; // by list
-  readonly #arrays: readonly TypedArray[][];
+  readonly #arrays: readonly (TypedArray | DeviceArray)[][];
   readonly #sizes: readonly number[];
   readonly #copied: Copied[] = [];
   readonly #hypers: Float64Array;
+  /** The tensors on devices; null where all are in the host's memory. */
+  readonly #rows: DeviceRows | null;
+  readonly #moves = moveCount();
 
   constructor(
     readonly backend: Backend,
@@ -103,27 +134,34 @@ class ListPlan {
     lists: readonly TensorList[],
     names: readonly string[],
   ) {
-    const params = lists.map((list, k) => readList(list, names[k]!)), [self] = params as [Parameter[]];
-    checkLists(params, names, true);
+    const tensors = lists.map((list, k) => readList(list, names[k]!)), [self] = tensors as [ListTensor[]];
+    checkLists(tensors, names, true);
     this.#entries = lists.map((list) => [...list]);
-    this.#arrays = lists.map((list) => list.map(arrayOf));
-    this.#sizes = self.map((p) => p.size);
+    this.#arrays = tensors.map((list) => list.map(({ array }) => array));
+    this.#sizes = self.map(({ size }) => size);
     checkMemory(this.#arrays, names);
     this.#hypers = new Float64Array(new ArrayBuffer(Math.max(1, rule.hypers.length) * 8));
-    const places = new Map<DType, { job: Job; used: number }>();
-    self.forEach((p, i) => {
-      let place = places.get(p.dtype);
+    const isHere = ({ array }: ListTensor) => !(array instanceof DeviceArray);
+    const places = new Map<DType, { job: Job; used: number }>(), away: DeviceArray[][] = [];
+    self.forEach((tensor, i) => {
+      const { dtype, size } = tensor, arrays = this.#arrays.map((list) => list[i]!);
+      if (!isHere(tensor)) {
+        away.push(arrays as DeviceArray[]);
+        return;
+      }
+      let place = places.get(dtype);
       if (place === undefined) {
-        const job = backend.createJob(rule, p.dtype, self.filter((q) => q.dtype === p.dtype).length);
-        places.set(p.dtype, place = { job, used: 0 });
+        const job = backend.createJob(rule, dtype, self.filter((other) => isHere(other) && other.dtype === dtype).length);
+        places.set(dtype, place = { job, used: 0 });
         job.bindHypers(this.#hypers, 1);
         this.#jobs.push(job);
       }
       const { job } = place, row = place.used++;
       job.setFlags(row, flags);
-      job.setLength(row, p.size);
-      if (p.size > 0) this.#arrays.forEach((arrays, k) => job.bind(row, k, this.#operand(arrays[i]!, i, k)));
+      job.setLength(row, size);
+      if (size > 0) (arrays as TypedArray[]).forEach((array, k) => job.bind(row, k, this.#operand(array, i, k)));
     });
+    this.#rows = away.length === 0 ? null : new DeviceRows(rule, flags, away, this.#hypers);
   }
 
   /** What is bound of an array: itself, or a copy of an operand that is the tensor that is written. */
@@ -136,35 +174,53 @@ class ListPlan {
 
   /** Whether it is a plan for these lists, as they are now. */
   fits(lists: readonly TensorList[]): boolean {
-    const sizes = this.#sizes;
+    if (this.#moves !== moveCount()) return false; // what an entry's numbers are may be elsewhere
+    const sizes = this.#sizes, arrayHere = this.#rows === null ? hostArrayOf : arrayOf;
     for (let k = 0; k < lists.length; k++) {
       const list = lists[k]!, entries = this.#entries[k]!, arrays = this.#arrays[k]!;
       if (list.length !== sizes.length) return false;
       for (let i = 0; i < sizes.length; i++) {
         const entry = list[i]!, array = arrays[i]!;
-        if (entry !== entries[i] || array.length !== sizes[i] || (entry !== array && arrayOf(entry) !== array)) {
+        if (entry !== entries[i] || array.length !== sizes[i] || (entry !== array && arrayHere(entry) !== array)) {
           return false;
         }
       }
     }
-    return true;
+    return this.#rows === null ||
+      this.#arrays.every((list) => list.every((array) => !(array instanceof DeviceArray) || !array.disposed));
   }
 
   run(hypers: readonly number[]): void {
     for (let k = 0; k < hypers.length; k++) this.#hypers[k] = hypers[k]!;
+    const threads = getNumThreads(); // throws before anything runs
+    this.#rows?.prepare();
+    this.#rows?.launch();
     for (const { from, to } of this.#copied) to.set(from);
-    this.backend.run(this.#jobs, getNumThreads());
+    this.backend.run(this.#jobs, threads);
+    this.#rows?.endCall();
+  }
+
+  /** Gives back what it has on devices. */
+  dispose(): void {
+    this.#rows?.dispose();
   }
 }
 
+/** The numbers of an entry that is not on a device. */
+const hostArrayOf = (entry: Parameter | TypedArray | DeviceArray): TypedArray | DeviceArray =>
+  entry instanceof Parameter ? entry.data : entry;
+
 /** Throws where a tensor that is written (the first list's) shares memory with another; an operand may be the tensor itself. */
-export function checkMemory(arrays: readonly (readonly TypedArray[])[], names: readonly string[]): void {
-  const written = new WrittenMemory(), [self] = arrays as [TypedArray[]];
-  self.forEach((array, i) => written.add(array, `${names[0]}[${i}]`));
+export function checkMemory(
+  arrays: readonly (readonly (TypedArray | DeviceArray)[])[],
+  names: readonly string[],
+): void {
+  const written = new WrittenMemory(), self = arrays[0]!;
+  self.forEach((array, i) => written.add(memorySpan(array), `${names[0]}[${i}]`));
   written.check();
   for (let k = 1; k < arrays.length; k++) {
     arrays[k]!.forEach((array, i) => {
-      if (!sameMemory(array, self[i]!)) written.checkRead(array, () => `${names[k]}[${i}]`);
+      if (!sameMemory(array, self[i]!)) written.checkRead(memorySpan(array), () => `${names[k]}[${i}]`);
     });
   }
 }
@@ -195,7 +251,10 @@ export function runLists(
   const at = known.findIndex((p) => p.rule === rule && p.flags === flags && p.backend === backend);
   let plan = known[at];
   if (plan === undefined || !lists.every(Array.isArray) || !plan.fits(lists)) {
-    if (at >= 0) known.splice(at, 1); // one that throws is not kept
+    if (plan !== undefined) { // one that throws is not kept
+      known.splice(at, 1);
+      plan.dispose();
+    }
     known.push(plan = new ListPlan(backend, rule, flags, lists, names));
   }
   plan.run(hypers);

@@ -4,7 +4,15 @@
  * @module
  */
 
-import type { TypedArray } from "./dtype.ts";
+/** A piece of memory: a typed array, or what stands for one on a device. */
+export interface MemorySpan {
+  /** The memory that it is a piece of. */
+  readonly buffer: object;
+  /** Where it begins. */
+  readonly byteOffset: number;
+  /** Its bytes. */
+  readonly byteLength: number;
+}
 
 interface Span {
   readonly from: number;
@@ -14,11 +22,11 @@ interface Span {
 
 /** The memory that a step writes, to find arrays that overlap with it. */
 export class WrittenMemory {
-  readonly #spans = new Map<ArrayBufferLike, Span[]>();
+  readonly #spans = new Map<object, Span[]>();
   #sorted = true;
 
   /** Adds an array that is written. */
-  add(array: TypedArray, label: string): void {
+  add(array: MemorySpan, label: string): void {
     if (array.byteLength === 0) return;
     const span = { from: array.byteOffset, to: array.byteOffset + array.byteLength, label };
     const spans = this.#spans.get(array.buffer);
@@ -31,7 +39,7 @@ export class WrittenMemory {
   }
 
   /** Takes out an array that was added. */
-  remove(array: TypedArray): void {
+  remove(array: MemorySpan): void {
     const spans = this.#spans.get(array.buffer);
     const at = spans?.findIndex((s) => s.from === array.byteOffset && s.to === s.from + array.byteLength) ?? -1;
     if (spans === undefined || at < 0) return;
@@ -51,7 +59,7 @@ export class WrittenMemory {
   }
 
   /** Throws if an array that is read shares memory with one of them. */
-  checkRead(array: TypedArray, label: () => string): void {
+  checkRead(array: MemorySpan, label: () => string): void {
     const spans = this.#spans.get(array.buffer);
     if (spans === undefined || array.byteLength === 0) return;
     this.#sort();

@@ -66,7 +66,7 @@ function replay(c: OptimizerCase, make: AnyOptimizer, options: Record<string, un
     params.forEach((p, i) => {
       p.grad = gradient(step.grads[i]!, p);
     });
-    const numbersOf = (p: Parameter) => p.grad instanceof SparseTensor ? p.grad.values : p.grad;
+    const numbersOf = (p: Parameter) => p.grad instanceof SparseTensor ? p.grad.values : p.grad as TypedArray | null;
     const before = params.map((p) => numbersOf(p)?.slice());
     assertEquals(optimizer.step(), undefined);
     params.forEach((p, i) => {

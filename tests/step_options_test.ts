@@ -54,7 +54,7 @@ function copyOf(grad: Grad): Grad {
 /** The step as it would be made without the options: on copies that are multiplied and clipped. Returns the norm. */
 function separately(optimizer: Any, { maxGradNorm, gradScale }: StepOptions): number {
   const params = optimizer.paramGroups.flatMap((group) => group.params), grads = params.map((p) => p.grad);
-  for (const p of params) p.grad = copyOf(p.grad);
+  for (const p of params) p.grad = copyOf(p.grad as Grad);
   const given = params.filter((p) => p.grad !== null);
   if (gradScale !== undefined) {
     foreach.mul_(
@@ -90,11 +90,11 @@ function train(
   const params = makeParams(), optimizer = make(params), norms: number[] = [];
   for (let t = 0; t < 3; t++) {
     params.forEach((p, i) => p.grad = gradOf(p, i, t));
-    const before = params.map((p) => copyOf(p.grad));
+    const before = params.map((p) => copyOf(p.grad as Grad));
     norms.push(step(optimizer));
     params.forEach((p, i) => {
       const values = (grad: Grad) => grad instanceof SparseTensor ? grad.values : grad ?? new Float32Array(0);
-      assertSameBits(values(p.grad), values(before[i]!), p.dtype, `the gradient ${i}, which stays as it is`);
+      assertSameBits(values(p.grad as Grad), values(before[i]!), p.dtype, `the gradient ${i}, which stays as it is`);
     });
   }
   return { found: everything(optimizer), norms };

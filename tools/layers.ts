@@ -20,7 +20,14 @@ const FLOORS: readonly (readonly RegExp[])[] = [
   [/^src\/lr_scheduler\//, /^src\/swa_utils\//],
   [/^src\/optim\//, /^src\/foreach(_\w+)?\.ts$/, /^src\/clip_grad\.ts$/],
   [/^src\/parameter\.ts$/],
-  [/^ffi\//, /^src\/sparse_tensor\.ts$/, /^src\/memory\.ts$/, /^src\/checkpoint\//],
+  [
+    /^ffi\//,
+    /^src\/cuda\//,
+    /^src\/sparse_tensor\.ts$/,
+    /^src\/memory\.ts$/,
+    /^src\/profile\.ts$/,
+    /^src\/checkpoint\//,
+  ],
   [/^src\/line_search\//, /^src\/dtype\.ts$/, /^src\/errors\.ts$/],
 ];
 

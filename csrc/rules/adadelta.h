@@ -7,7 +7,6 @@
  *   u = rho * u + (1 - rho) * d * d
  *   p = p - lr * d
  */
-#define adadelta_AHEAD 1
 #define adadelta_FLAGS(X) X(l2, 0)
 #define adadelta_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(squareAvg, rw, 0) X(accDelta, rw, 0)
 #define adadelta_HYPERS(X) X(gradSign) X(weightDecay) X(rho) X(oneMinusRho) X(eps) X(lr)

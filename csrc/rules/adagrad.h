@@ -5,7 +5,6 @@
  *   s = s + g * g
  *   p = p - stepSize * g / (sqrt(s) + eps)          stepSize = lr / (1 + (t - 1) * lrDecay)
  */
-#define adagrad_AHEAD 1
 #define adagrad_FLAGS(X) X(l2, 0)
 #define adagrad_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(sum, rw, 0)
 #define adagrad_HYPERS(X) X(gradSign) X(weightDecay) X(stepSize) X(eps)

@@ -9,7 +9,6 @@
  * torch divides sqrt(v) by c = sqrt(1 - beta2^t) and adds eps. Multiplying numerator and denominator by c is the same and
  * saves a division and two roundings an element, so stepSize is lr * c / (1 - beta1^t) here, and eps is eps * c.
  */
-#define adam_AHEAD 1
 #define adam_FLAGS(X) X(l2, 0) X(amsgrad, 1)
 #define adam_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(expAvg, rw, 0) X(expAvgSq, rw, 0) X(maxExpAvgSq, rw, 1u << 1)
 #define adam_HYPERS(X) \

@@ -5,7 +5,6 @@
  *   m = lerp(m, g, 1 - beta1)      u = max(beta2 * u, |g| + eps)
  *   p = p - stepSize * m / u       stepSize = lr / (1 - beta1^t)
  */
-#define adamax_AHEAD 1
 #define adamax_FLAGS(X) X(l2, 0)
 #define adamax_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(expAvg, rw, 0) X(expInf, rw, 0)
 #define adamax_HYPERS(X) X(gradSign) X(weightDecay) X(oneMinusBeta1) X(beta1) X(beta2) X(eps) X(stepSize)

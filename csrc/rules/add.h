@@ -3,7 +3,6 @@
  *
  *   self = self + alpha * other        (alpha * value without tensor)
  */
-#define add_AHEAD 0
 #define add_FLAGS(X) X(tensor, 0)
 #define add_BUFFERS(X) X(self, rw, 0) X(other, r, 1u << 0)
 #define add_HYPERS(X) X(alpha) X(value)

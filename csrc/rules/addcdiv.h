@@ -3,7 +3,6 @@
  *
  *   self = self + (value * a) / b
  */
-#define addcdiv_AHEAD 0
 #define addcdiv_FLAGS(X)
 #define addcdiv_BUFFERS(X) X(self, rw, 0) X(a, r, 0) X(b, r, 0)
 #define addcdiv_HYPERS(X) X(value)

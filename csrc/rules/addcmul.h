@@ -3,7 +3,6 @@
  *
  *   self = self + (value * a) * b
  */
-#define addcmul_AHEAD 0
 #define addcmul_FLAGS(X)
 #define addcmul_BUFFERS(X) X(self, rw, 0) X(a, r, 0) X(b, r, 0)
 #define addcmul_HYPERS(X) X(value)

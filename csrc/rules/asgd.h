@@ -5,7 +5,6 @@
  *   p = decay * p - eta * g        decay = 1 - lambd * eta
  *   ax = ax + mu * (p - ax)        (p while mu is 1)
  */
-#define asgd_AHEAD 0
 #define asgd_FLAGS(X) X(l2, 0)
 #define asgd_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(ax, rw, 0)
 #define asgd_HYPERS(X) X(gradSign) X(weightDecay) X(decay) X(eta) X(mu)

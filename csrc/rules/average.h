@@ -3,7 +3,6 @@
  *
  *   averaged = averaged + (current - averaged) / count        count: the terms, with this one
  */
-#define average_AHEAD 0
 #define average_FLAGS(X)
 #define average_BUFFERS(X) X(averaged, rw, 0) X(current, r, 0)
 #define average_HYPERS(X) X(count)

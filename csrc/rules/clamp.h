@@ -3,7 +3,6 @@
  *
  *   self = min(max(self, -limit), limit)
  */
-#define clamp_AHEAD 0
 #define clamp_FLAGS(X)
 #define clamp_BUFFERS(X) X(self, rw, 0)
 #define clamp_HYPERS(X) X(limit)

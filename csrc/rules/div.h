@@ -3,7 +3,6 @@
  *
  *   self = self / other        (self / value without tensor)
  */
-#define div_AHEAD 0
 #define div_FLAGS(X) X(tensor, 0)
 #define div_BUFFERS(X) X(self, rw, 0) X(other, r, 1u << 0)
 #define div_HYPERS(X) X(value)

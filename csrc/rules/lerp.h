@@ -5,7 +5,6 @@
  *
  * complement = 1 - weight. Of the two forms, which are equal but for rounding, torch takes the one that multiplies by less.
  */
-#define lerp_AHEAD 0
 #define lerp_FLAGS(X)
 #define lerp_BUFFERS(X) X(self, rw, 0) X(end, r, 0)
 #define lerp_HYPERS(X) X(weight) X(complement)

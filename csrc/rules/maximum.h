@@ -3,7 +3,6 @@
  *
  *   self = max(self, other)
  */
-#define maximum_AHEAD 0
 #define maximum_FLAGS(X)
 #define maximum_BUFFERS(X) X(self, rw, 0) X(other, r, 0)
 #define maximum_HYPERS(X)

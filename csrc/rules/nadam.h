@@ -8,7 +8,6 @@
  *
  * torch divides by sqrt(v / c) + eps, c = 1 - beta2^t, in two updates. Here both steps and eps are multiplied by sqrt(c).
  */
-#define nadam_AHEAD 1
 #define nadam_FLAGS(X) X(l2, 0)
 #define nadam_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(expAvg, rw, 0) X(expAvgSq, rw, 0)
 #define nadam_HYPERS(X) \

@@ -7,7 +7,6 @@
  *   m = lerp(m, g, 1 - beta1)      v = beta2 * v + (1 - beta2) * g * g
  *   p = p - stepSize * m / (sqrt(v) + eps) once it is adaptive, p - stepSize * m before
  */
-#define radam_AHEAD 1
 #define radam_FLAGS(X) X(l2, 0)
 #define radam_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(expAvg, rw, 0) X(expAvgSq, rw, 0)
 #define radam_HYPERS(X) \

@@ -9,7 +9,6 @@
  *
  * torch does not clamp v - a * a, which rounding can make negative.
  */
-#define rmsprop_AHEAD 1
 #define rmsprop_FLAGS(X) X(l2, 0) X(centered, 1) X(momentum, 2)
 #define rmsprop_BUFFERS(X) \
   X(param, rw, 0) X(grad, r, 0) X(squareAvg, rw, 0) X(gradAvg, rw, 1u << 1) X(momentumBuffer, rw, 1u << 2)

@@ -8,7 +8,6 @@
  *
  * torch takes the sign of the product g * prev, which underflows to 0. A NaN stays one, as there.
  */
-#define rprop_AHEAD 1
 #define rprop_FLAGS(X)
 #define rprop_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(prev, rw, 0) X(stepSize, rw, 0)
 #define rprop_HYPERS(X) X(gradSign) X(etaMinus) X(etaPlus) X(stepMin) X(stepMax)

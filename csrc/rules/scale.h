@@ -3,7 +3,6 @@
  *
  *   out = x * factor
  */
-#define scale_AHEAD 0
 #define scale_FLAGS(X)
 #define scale_BUFFERS(X) X(out, rw, 0) X(x, r, 0)
 #define scale_HYPERS(X) X(factor)

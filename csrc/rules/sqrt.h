@@ -3,7 +3,6 @@
  *
  *   self = sqrt(self)
  */
-#define sqrt_AHEAD 0
 #define sqrt_FLAGS(X)
 #define sqrt_BUFFERS(X) X(self, rw, 0)
 #define sqrt_HYPERS(X)

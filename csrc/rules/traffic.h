@@ -1,7 +1,6 @@
 /**
  * Benchmark only: what the memory allows. Each reads and writes the buffers of a rule, with one addition an element.
  */
-#define traffic_adam_AHEAD 0
 #define traffic_adam_FLAGS(X)
 #define traffic_adam_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(expAvg, rw, 0) X(expAvgSq, rw, 0)
 #define traffic_adam_HYPERS(X) X(gradSign)
@@ -14,7 +13,6 @@ FS_RULE(traffic_adam) {
   (void)h;
 }
 
-#define traffic_momentum_AHEAD 0
 #define traffic_momentum_FLAGS(X)
 #define traffic_momentum_BUFFERS(X) X(param, rw, 0) X(grad, r, 0) X(momentumBuffer, rw, 0)
 #define traffic_momentum_HYPERS(X) X(gradSign)
@@ -26,7 +24,6 @@ FS_RULE(traffic_momentum) {
   (void)h;
 }
 
-#define traffic_sgd_AHEAD 0
 #define traffic_sgd_FLAGS(X)
 #define traffic_sgd_BUFFERS(X) X(param, rw, 0) X(grad, r, 0)
 #define traffic_sgd_HYPERS(X) X(gradSign)

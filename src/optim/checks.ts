@@ -4,6 +4,7 @@
  * @module
  */
 
+import { DeviceArray } from "../cuda/device_array.ts";
 import { arrayNames, holds, type TypedArray } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
@@ -21,6 +22,15 @@ export function checkLoss(loss: unknown): asserts loss is number {
   if (typeof loss !== "number") throw new TypeError(`closure must return a number, got ${show(loss)}`);
 }
 
+/** Throws if a parameter is on a device, for a class that has no kernels there. */
+export function refuseDevice(p: Parameter, label: string | (() => string), name: string): void {
+  if (p.device === "cpu") return;
+  const what = typeof label === "string" ? label : label();
+  throw new TypeError(
+    `${what} must be on the cpu for ${name}, which has no kernels for ${p.device} yet: move it by to("cpu")`,
+  );
+}
+
 /**
  * Throws unless an array has its parameter's dtype, and as many elements: `size` of them where it is given, else as many as
  * the parameter.
@@ -33,6 +43,9 @@ export function checkArray(
 ): asserts array is TypedArray {
   if (holds(array, p.dtype) && array.length === size) return;
   const what = typeof label === "string" ? label : label();
+  if (array instanceof DeviceArray) {
+    throw new TypeError(`${what} must be where its parameter is, on ${p.device}, got ${array}`);
+  }
   if (!holds(array, p.dtype)) {
     throw new TypeError(
       `${what} must be ${arrayNames(p.dtype)} of ${size}, got ${

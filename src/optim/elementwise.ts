@@ -18,10 +18,13 @@ import {
 } from "../../ffi/backend.ts";
 import { jsBackend } from "../../ffi/js.ts";
 import { bestBackend, compiledBackend, getNumThreads } from "../../ffi/load.ts";
+import { allocateArray, deviceOf } from "../cuda/device_array.ts";
 import { allocate } from "../dtype.ts";
 import { show, StateDictError } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
-import type { Parameter } from "../parameter.ts";
+import { likeOf, moveCount, type Parameter } from "../parameter.ts";
+import { followParameters } from "./device_plan.ts";
+import { DevicePlans } from "./device_plans.ts";
 import { Optimizer } from "./optimizer.ts";
 import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
@@ -34,7 +37,10 @@ import { type ParameterState, readTensor, type StateMap } from "./state_dict.ts"
 export interface ElementwiseOptions {
   /** Maximizes the objective instead of minimizing it; default false. */
   maximize?: boolean;
-  /** One call into compiled code per group; default null: let the library choose. `false` with `fused: false`: TypeScript. */
+  /**
+   * One call into compiled code per group; default null: let the library choose. `false` with `fused: false`: TypeScript. Parameters on
+   * a device are always stepped by its kernels, one launch for a group, device and dtype.
+   */
   foreach?: boolean | null;
   /** One call into compiled code per step; default null: let the library choose. */
   fused?: boolean | null;
@@ -71,11 +77,16 @@ function backendOf(group: Elementwise): Backend {
   return modeOf(group) === "for-loop" ? jsBackend : bestBackend();
 }
 
+const chosen = (group: unknown): Backend => backendOf(group as Elementwise);
+
 /** The base of the optimizers whose rule is one of csrc/rules/. */
 export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> extends Optimizer<Options> {
   readonly #update: Update<ParamGroup<Options>>;
   #plans: GroupPlan<ParamGroup<Options>>[] | null = null;
   #version = -1;
+  /** The parameters on devices; null where all are in the host's memory. */
+  #devices: DevicePlans<ParamGroup<Options>> | null = null;
+  #moves = -1;
   #jobs: Job[] = [];
   readonly #numbers = new Float64Array(new ArrayBuffer(STEP_WORDS * 8));
 
@@ -101,14 +112,15 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   protected override update(): void {
     this.#plans?.[0]?.backend.wake(); // while everything is looked at
     this.checkAllOptions();
-    const plans = this.#prepare();
+    const plans = this.#prepare(), devices = this.#devices;
     try {
+      devices?.launch(1, 1);
       this.#run(plans);
     } catch (error) {
-      this.#rollback();
-      throw error;
+      this.#failed(error);
     }
     for (const plan of plans) plan.commit();
+    devices?.commit();
   }
 
   /** The same with gradients that are unscaled and clipped on their way. */
@@ -122,32 +134,57 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     try {
       ready = this.#runClipped(plans, numbers);
     } catch (error) {
-      this.#rollback();
-      throw error;
+      this.#failed(error);
     }
     const result = stepResult(numbers);
-    if (result.skipped) this.#rollback();
-    else for (const plan of ready) plan.commit();
+    if (result.skipped) {
+      this.#rollback();
+      return result;
+    }
+    for (const plan of ready) plan.commit();
+    this.#devices?.commit();
     return result;
+  }
+
+  /** A step has failed while it ran. */
+  #failed(error: unknown): never {
+    this.#rollback();
+    const devices = this.#devices;
+    if (devices !== null) {
+      devices.abandon(error);
+      this.#forget();
+    }
+    throw error;
+  }
+
+  /** The plans are of no more use; what they have on devices is given back. */
+  #forget(): void {
+    this.#plans = null;
+    this.#devices?.dispose();
+    this.#devices = null;
   }
 
   /** Plans that are ready to run. One that throws is not kept: what it has bound may be what was wrong. */
   #prepare(factors?: readonly number[]): GroupPlan<ParamGroup<Options>>[] {
     try {
-      if (!this.#fresh() || !this.#plans!.every((plan) => plan.prepare(factors))) {
+      if (
+        !this.#fresh() || !this.#plans!.every((plan) => plan.prepare(factors)) || this.#devices?.prepare() === false
+      ) {
         this.#rollback();
         this.#plan();
         for (const plan of this.#plans!) plan.prepare(factors);
+        this.#devices?.prepare();
       }
-      const plans = this.#plans!;
-      if (plans.some((plan) => plan.stateAdded)) {
+      const plans = this.#plans!, devices = this.#devices;
+      if (plans.some((plan) => plan.stateAdded) || devices?.stateAdded) {
         for (const plan of plans) plan.checkGradients();
         for (const plan of plans) plan.stateAdded = false;
+        devices?.checkGradients();
       }
       return plans;
     } catch (error) {
       this.#rollback();
-      this.#plans = null;
+      this.#forget();
       throw error;
     }
   }
@@ -169,8 +206,13 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
         if (this.state.has(p)) continue;
         const state: ParameterState = this.#update.start(group);
         for (const key of this.#update.tensors(group)) {
+          const value = this.#update.fill?.(group, key) ?? 0;
+          if (p.deviceArray !== null) {
+            state[key] = allocateArray(deviceOf(p.deviceArray), p.dtype, p.size).fill(value);
+            continue;
+          }
           const tensor = state[key] = allocate(p.dtype, p.size, p.data);
-          fillTensor(tensor, p.dtype, this.#update.fill?.(group, key) ?? 0);
+          fillTensor(tensor, p.dtype, value);
         }
         this.state.set(p, state);
       }
@@ -183,6 +225,8 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     if (plans === null || plans.length !== groups.length || (this.state as StateMap).version !== this.#version) {
       return false;
     }
+    if (this.#moves !== moveCount()) return false;
+    if (this.#devices !== null) return this.#devices.fit(groups, plans, chosen);
     for (let g = 0; g < groups.length; g++) {
       if (plans[g]!.group !== groups[g] || plans[g]!.backend !== backendOf(groups[g] as Elementwise)) return false;
     }
@@ -191,15 +235,21 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
 
   /** Builds all plans again. */
   #plan(): void {
-    this.#plans = null;
+    this.#forget();
     checkGroups(this.paramGroups);
-    const written = new WrittenMemory(), state = this.state as StateMap;
-    const plans = this.paramGroups.map((group, g) =>
-      new GroupPlan(group, g, backendOf(group as Elementwise), this.#update, state, written)
-    );
+    const written = new WrittenMemory(), state = this.state as StateMap, groups = this.paramGroups, moves = moveCount();
+    const away = groups.some(({ params }) => params.some((p) => p.device !== "cpu"));
+    const devices = away ? new DevicePlans(groups, this.#update, state, written) : null;
+    if (away || moves > 0) followParameters(groups.flatMap(({ params }) => params), state);
+    const plans = groups.map((group, g) => {
+      const backend = devices === null ? chosen(group) : devices.backend(g, chosen);
+      return new GroupPlan(devices?.host(g) ?? group, g, backend, this.#update, state, written);
+    });
     written.check();
     this.#version = state.version;
+    this.#moves = moves;
     this.#plans = plans;
+    this.#devices = devices;
   }
 
   #threads(plans: readonly GroupPlan<ParamGroup<Options>>[]): number {
@@ -247,12 +297,13 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   ): GroupPlan<ParamGroup<Options>>[] {
     const threads = this.#threads(plans), sparse = plans.some((plan) => plan.sparseJobs.length > 0);
     const parts = plans.every(isFused) ? [{ backend: bestBackend(), jobs: this.#fused(plans) }] : plans;
-    if (parts.length === 1 && !sparse) {
+    if (parts.length === 1 && !sparse && this.#devices === null) {
       parts[0]!.backend.step(parts[0]!.jobs, MEASURE | UPDATE, numbers, threads);
       return plans;
     }
     let more = 0;
-    for (const { backend, jobs } of parts) backend.step(jobs, MEASURE, numbers, threads);
+    if (this.#devices !== null) this.#devices.measure(numbers, plans.map(({ backend }) => backend), threads);
+    else for (const { backend, jobs } of parts) backend.step(jobs, MEASURE, numbers, threads);
     for (const plan of plans) for (const squares of plan.sparseSquares()) more += squares;
     judge(numbers, more);
     const coefficient = numbers[STEP_COEFFICIENT]!;
@@ -261,6 +312,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
       this.#rollback();
       plans = this.#prepare([numbers[STEP_UNSCALE]!, coefficient]);
     }
+    this.#devices?.launch(numbers[STEP_UNSCALE]!, coefficient);
     const fused = this.#fused(plans);
     for (const plan of plans) {
       if (!isFused(plan)) plan.backend.step(plan.jobs, UPDATE, numbers, threads);
@@ -284,7 +336,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
       } else if (known.includes(key)) {
         state[key] = sparse?.sparseState && isSparseEntry(value)
           ? readSparse(value, p, `${where}.${key}`)
-          : readTensor(value, p, `${where}.${key}`);
+          : readTensor(value, { data: likeOf(p), dtype: p.dtype, size: p.size }, `${where}.${key}`);
       } else {
         const names = [...scalars, ...known].join(", ");
         throw new StateDictError(`${where}.${key} is no state of ${this.#update.name}; it has ${names}`);

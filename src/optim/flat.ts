@@ -10,7 +10,7 @@ import { holds } from "../dtype.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { checkSparse, namedRows, rowLength, SparseTensor } from "../sparse_tensor.ts";
-import { checkArray } from "./checks.ts";
+import { checkArray, refuseDevice } from "./checks.ts";
 import { placeOf } from "./param_group.ts";
 
 /** A parameter, and where its elements begin in the vector. */
@@ -94,6 +94,7 @@ export class FlatParameters {
   check(): WrittenMemory {
     const written = new WrittenMemory();
     for (const { param, label } of this.#pieces) {
+      refuseDevice(param, label, "LBFGS and BFGS");
       checkArray(param.data, param, () => `data of ${label}`);
       written.add(param.data, `data of ${label}`);
     }

@@ -7,6 +7,7 @@
 import { addLiveSource, announceChange, type LiveState, pendingSaves } from "../checkpoint/live.ts";
 import { show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
+import { type Measurement, profiling, startStep, tellStep } from "../profile.ts";
 import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
 import { refusePromise } from "./checks.ts";
 import { type HookHandle, type HookOptions, Hooks } from "./hooks.ts";
@@ -112,7 +113,7 @@ function inGroup(index: number, check: () => void): void {
  * @example An optimizer of one's own
  * ```ts
  * import { assert } from "@std/assert";
- * import { Optimizer, Parameter, SparseTensor } from "@flatstep/optim";
+ * import { Optimizer, Parameter } from "@flatstep/optim";
  *
  * class SignSGD extends Optimizer<{ lr: number }> {
  *   constructor(params: Iterable<Parameter>, { lr = 1e-3 } = {}) {
@@ -122,7 +123,7 @@ function inGroup(index: number, check: () => void): void {
  *     for (const { params, lr } of this.paramGroups) {
  *       for (const { data, grad } of params) {
  *         if (grad === null) continue;
- *         if (grad instanceof SparseTensor) throw new TypeError("SignSGD takes dense gradients");
+ *         if (!ArrayBuffer.isView(grad)) throw new TypeError("SignSGD takes dense gradients in the host's memory");
  *         data.forEach((x, i) => data[i] = x - lr * Math.sign(grad[i]!));
  *       }
  *     }
@@ -336,10 +337,27 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    */
   step(closure: Closure, options?: StepOptions): number;
   step(closure?: Closure | null, options?: StepOptions): number | undefined {
+    const measured = profiling.on === false ? null : startStep();
+    if (measured === null) return this.#step(closure, options, null);
+    let loss: number | undefined;
+    try {
+      loss = this.#step(closure, options, measured);
+    } finally {
+      measured.leave();
+    }
+    tellStep(measured, this);
+    return loss;
+  }
+
+  #step(
+    closure: Closure | null | undefined,
+    options: StepOptions | undefined,
+    measured: Measurement | null,
+  ): number | undefined {
     this.#enter();
     try {
-      const args = this.#before(closure, options);
-      const loss = this.runStep(args[0] as Closure | null | undefined);
+      const args = this.#before(closure, options), given = args[0] as Closure | null | undefined;
+      const loss = this.runStep(measured === null || !given ? given : measured.aside(given));
       this.#after(args);
       return loss;
     } finally {
@@ -356,15 +374,22 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    */
   async stepAsync(closure: AsyncClosure, options?: StepOptions): Promise<number> {
     if (typeof closure !== "function") throw new TypeError(`closure must be a function, got ${show(closure)}`);
-    this.#enter();
+    const measured = profiling.on === false ? null : startStep();
+    let loss: number;
     try {
-      const args = this.#before(closure, options);
-      const loss = await this.runStepAsync(args[0]!);
-      this.#after(args);
-      return loss;
+      this.#enter();
+      try {
+        const args = this.#before(closure, options), given = args[0]!;
+        loss = await this.runStepAsync(measured === null ? given : measured.asideAsync(given));
+        this.#after(args);
+      } finally {
+        this.#leave();
+      }
     } finally {
-      this.#leave();
+      measured?.leave();
     }
+    if (measured !== null) tellStep(measured, this);
+    return loss;
   }
 
   /** The inside of `step()`: calls the closure, if there is one, then `update()`. For optimizers that call it more often. */
@@ -404,7 +429,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   #change(): void {
     this.#changes++;
     if (pendingSaves.size > 0) {
-      announceChange(() => this.paramGroups.flatMap(({ params }) => params.map(({ data }) => data)));
+      announceChange(() =>
+        this.paramGroups.flatMap(({ params }) => params.filter((p) => p.device === "cpu").map(({ data }) => data))
+      );
     }
   }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { spanOf } from "../cuda/device_array.ts";
 import { isTypedArray, type TypedArray } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
@@ -132,12 +133,14 @@ export function readGroupParams(params: unknown, paramNames: unknown): { params:
 interface Grouped {
   params: readonly Parameter[];
   paramNames?: string[];
+  /** Of a part of a group: the places of its parameters. */
+  places?: readonly number[];
 }
 
 /** A parameter's place for messages, with its name if it has one: `paramGroups[0].params[1] ("fc.bias")`. */
 export function placeOf(group: Grouped, g: number, i: number): string {
-  const name = group.paramNames?.[i] ?? group.params[i]?.name;
-  return `paramGroups[${g}].params[${i}]${name === undefined ? "" : ` (${show(name)})`}`;
+  const at = group.places?.[i] ?? i, name = group.paramNames?.[at] ?? group.params[i]?.name;
+  return `paramGroups[${g}].params[${at}]${name === undefined ? "" : ` (${show(name)})`}`;
 }
 
 /**
@@ -169,7 +172,13 @@ export function checkGroups(groups: readonly Grouped[]): void {
           `${place} must be a Parameter, got ${typeof p === "object" && p !== null ? kind(p) : show(p)}`,
         );
       }
-      if (isTypedArray(p.data)) memory.add(p.data, `data of ${placeOf(group, g, i)}`);
+      const array = p.deviceArray, label = `data of ${placeOf(group, g, i)}`;
+      if (array === null) {
+        if (isTypedArray(p.data)) memory.add(p.data, label);
+      } else {
+        if (array.disposed) throw new TypeError(`${label} must be there, and ${array} has been disposed`);
+        memory.add(spanOf(array), label);
+      }
       const name = group.paramNames?.[i];
       const other = places.get(p);
       if (other !== undefined) throw new RangeError(`a parameter must appear once, got it in ${other} and in ${place}`);

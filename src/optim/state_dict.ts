@@ -4,6 +4,7 @@
  * @module
  */
 
+import { DeviceArray, downloadArray } from "../cuda/device_array.ts";
 import {
   allocate,
   type DType,
@@ -21,9 +22,10 @@ import { isGroupKey } from "./options.ts";
 
 /**
  * One entry of a parameter's state: a count or other number, a tensor, or a list of them (LBFGS's history). A sparse one is a {@linkcode SparseTensor} in
- * `optimizer.state` and plain data in a state dict.
+ * `optimizer.state` and plain data in a state dict; a parameter's on a device is a {@linkcode DeviceArray} in `optimizer.state` and a typed array in a
+ * state dict.
  */
-export type StateValue = number | TypedArray | SparseData | TypedArray[] | number[];
+export type StateValue = number | TypedArray | SparseData | TypedArray[] | number[] | DeviceArray;
 
 /** A parameter's state, by torch's names in camelCase. */
 export type ParameterState = Record<string, StateValue>;
@@ -97,7 +99,7 @@ export function makeStateDict(
     const params: number[] = [];
     for (const p of group.params) {
       const entry = state.get(p);
-      if (entry) dict.state[id] = live ? entry : copyState(entry);
+      if (entry) dict.state[id] = live && !isOnDevice(entry) ? entry : copyState(entry);
       params.push(id++);
     }
     dict.paramGroups.push({
@@ -110,11 +112,16 @@ export function makeStateDict(
   return dict;
 }
 
+function isOnDevice(entry: ParameterState): boolean {
+  return Object.values(entry).some((value) => value instanceof DeviceArray);
+}
+
 function copyState(entry: ParameterState): ParameterState {
   const copy: ParameterState = {};
   for (const [key, value] of Object.entries(entry)) {
     if (isTypedArray(value)) copy[key] = value.slice();
     else if (value instanceof SparseTensor) copy[key] = plainSparse(value);
+    else if (value instanceof DeviceArray) copy[key] = downloadArray(value);
     else copy[key] = typeof value === "object" ? structuredClone(value) : value;
   }
   return copy;

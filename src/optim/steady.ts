@@ -131,7 +131,7 @@ export class SteadyState {
       const data = p.data, grad = p.grad, n = sizes[i]!;
       if (data !== datas[i] || data.length !== n) return false;
       if (grad !== grads[i]) {
-        if (!this.#another(i, grad)) return false;
+        if (!this.#another(i, grad as Grad | null)) return false; // a DeviceArray is refused there
       } else if (grad === null) {
         continue;
       } else if ((grad as TypedArray).length !== n) return false;
@@ -174,7 +174,7 @@ export class SteadyState {
       const p = this.#params[i]!, n = this.#sizes[i]!, { data, grad } = p;
       if (params[i] !== p || data !== this.#data[i] || data.length !== n) return false;
       if (grad !== this.#grads[i]) {
-        if (!this.#another(i, grad)) return false;
+        if (!this.#another(i, grad as Grad | null)) return false; // a DeviceArray is refused there
       } else if (grad === null) {
         continue;
       } else if ((grad as TypedArray).length !== n) return false;

@@ -21,7 +21,7 @@ import { show, StateDictError } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
-import { checkArray } from "./checks.ts";
+import { checkArray, refuseDevice } from "./checks.ts";
 import { Optimizer } from "./optimizer.ts";
 import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput, placeOf } from "./param_group.ts";
@@ -187,7 +187,9 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
     this.paramGroups.forEach((group, g) => {
       const backend = this.#update.backend?.(group) ?? bestBackend();
       group.params.forEach((param, i) => {
-        const label = placeOf(group, g, i), { data, grad } = param;
+        const label = placeOf(group, g, i);
+        refuseDevice(param, label, name);
+        const { data, grad } = param;
         checkArray(data, param, () => `data of ${label}`);
         written.add(data, `data of ${label}`);
         if (grad === null || grad === undefined) return;
@@ -229,6 +231,9 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
   override initState(): void {
     this.checkAllOptions();
     this.groupsChange(this.paramGroups);
+    this.paramGroups.forEach((group, g) => {
+      group.params.forEach((p, i) => refuseDevice(p, placeOf(group, g, i), this.#update.name));
+    });
     for (const { params } of this.paramGroups) {
       for (const p of params) if (!this.state.has(p)) this.state.set(p, this.#start(p));
     }
