@@ -46,6 +46,64 @@ typedef struct fs_cuda_fold {
   uint32_t reserved;
 } fs_cuda_fold;
 
+/**
+ * adafactor_PHASE_DTYPE, muon_PHASE_DTYPE: a phase of a step of whole tensors (adafactor.c, muon.c). Which items of a tensor there
+ * are, a thread each, is said where the kernels are (ptx_tensors.h); a block takes `length` of them.
+ */
+typedef struct fs_cuda_tensors {
+  uint64_t table;  /* rows of FS_CUDA_TENSOR_WORDS words: enum fs_cuda_tensor_word */
+  uint64_t chunks; /* `count` times { u64 row, u64 first item } */
+  uint64_t count;
+  uint32_t length; /* items of a chunk, or what is left of them */
+  uint32_t reserved;
+} fs_cuda_tensors;
+
+/** A tensor's row; addresses from C_PARAM on. `real`: in the arithmetic type. */
+enum fs_cuda_tensor_word {
+  C_SIZE = 0,        /* elements */
+  C_MATRICES = 1,    /* 0: a vector */
+  C_ROWS = 2,
+  C_COLUMNS = 3,     /* a vector's elements */
+  C_PARAM = 4,
+  C_GRAD = 5,
+  C_FIRST = 6,       /* rowVar; a vector's variance; Muon's momentumBuffer */
+  C_SECOND = 7,      /* colVar */
+  C_HYPERS = 8,      /* a row of hyperparameters, doubles (flatstep.h) */
+  C_CHUNK_SUMS = 9,  /* a double for each FS_REDUCE_CHUNK elements: squares of the parameter, or of Muon's matrix */
+  C_RESULT = 10,     /* a double: Adafactor's step size, Muon's norm */
+  C_X = 11,          /* Muon: the matrix, real */
+  C_LAST = 12,       /* Muon: where the iteration leaves it */
+  C_ROW_LANES = 13,  /* 16 doubles for each strip of each row */
+  C_ROW_SUMS = 14,   /* a double for each strip of each row */
+  C_COLUMN_SUMS = 15, /* a double for each column of each block of rows */
+  C_ROW_FACTORS = 16, /* a double for each row */
+  C_MEANS = 17,      /* a double for each matrix */
+  C_FACTORS = 18,    /* real, for each column of each matrix */
+  C_UNIT_LANES = 19, /* 16 doubles for each tile of a matrix, or chunk of a vector */
+  C_UNIT_SUMS = 20,  /* a double for each */
+  FS_CUDA_TENSOR_WORDS = 21
+};
+
+/** product_f32, product_f64: out [m, n] = beta * add + alpha * a b, where a[i][k] is a[i * a_row + k * a_column], b[k][j] is b[k * b_row + j]. */
+typedef struct fs_cuda_product {
+  uint64_t m, n, k;
+  uint64_t a, b, add, out; /* add may be 0 */
+  uint64_t a_row, a_column, b_row;
+  double alpha, beta;
+  uint64_t symmetric;      /* 1: the result and `add` are; half of it is computed */
+} fs_cuda_product;
+
+/** transpose_f32, transpose_f64: to [columns, rows] of from [rows, columns]. A thread an element. */
+typedef struct fs_cuda_transpose {
+  uint64_t rows, columns, from, to;
+} fs_cuda_transpose;
+
+/** Pieces of a product that a thread and a warp compute. */
+#define FS_CUDA_DOWN 8u
+#define FS_CUDA_ACROSS 4u
+#define FS_CUDA_WARP 32u
+
+_Static_assert(sizeof(fs_cuda_tensors) == 32 && sizeof(fs_cuda_product) == 104 && sizeof(fs_cuda_transpose) == 32, "no padding");
 _Static_assert(sizeof(fs_cuda_step) == 152 && sizeof(fs_cuda_lanes) == 64 && sizeof(fs_cuda_fold) == 32, "no padding");
 
 #ifdef FS_CUDA_HOST
@@ -55,7 +113,14 @@ struct fs_cuda_thread {
 };
 extern _Thread_local struct fs_cuda_thread fs_cuda_thread;
 
-enum fs_cuda_kind { FS_CUDA_STEP = 0, FS_CUDA_LANES_OF = 1, FS_CUDA_FOLD = 2 };
+enum fs_cuda_kind {
+  FS_CUDA_STEP = 0,
+  FS_CUDA_LANES_OF = 1,
+  FS_CUDA_FOLD = 2,
+  FS_CUDA_TENSORS = 3,
+  FS_CUDA_PRODUCT = 4,
+  FS_CUDA_TRANSPOSE = 5
+};
 
 /** A kernel as a function of the host: what the driver would know of it, and what its table has to be. */
 typedef struct fs_cuda_kernel {

@@ -114,6 +114,13 @@ FS_API int32_t fs_sum_rows(uint32_t dtype, void *out, uint32_t count, uint32_t l
                            const uint32_t *sources, const uint32_t *starts);
 
 /**
+ * Asks the system for huge pages under an array of `kib` KiB: without `now` for what is touched for the first time, with `now` for
+ * what is there already (it is copied, and stays the same). 1 if the system agreed; 0 where it does not have them or did not
+ * agree, and nothing has changed.
+ */
+FS_API int32_t fs_huge_pages(const void *base, uint32_t kib, uint32_t now);
+
+/**
  * Wakes the threads of the pool, if the last call used them: they then wait for work without sleeping, for some hundreds of
  * microseconds. To be called when an fs_run is near.
  */

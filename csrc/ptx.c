@@ -7,6 +7,7 @@
  */
 #include "cuda.h"
 #include "element.h"
+#include "tensor_math.h"
 
 #if defined(__clang__)
 #define FS_UNROLL _Pragma("unroll")
@@ -68,7 +69,7 @@ FS_KERNEL fold(const fs_cuda_fold s) {
 #define FS_NEEDS(name, access, needs) needs,
 #define FS_ACCESS(name, access, needs) (#access[1] == 'w' ? 'w' : 'r'),
 #define FS_COUNT(...) +1
-static const uint32_t step_size[] = {sizeof(fs_cuda_step)}, lanes_size[] = {sizeof(fs_cuda_lanes)}, fold_size[] = {sizeof(fs_cuda_fold)};
+#define FS_SIZE_OF(type) ((const uint32_t[]){sizeof(type)})
 #define FS_INVOKE(name, type) \
   static void invoke_##name(void **parameters) { name(*(const type *)parameters[0]); }
 #define RULE(name)                                                                         \
@@ -78,23 +79,32 @@ static const uint32_t step_size[] = {sizeof(fs_cuda_step)}, lanes_size[] = {size
   FS_INVOKE(name##_bf16, fs_cuda_step) FS_INVOKE(name##_f16, fs_cuda_step)
 #include "rules.def"
 #undef RULE
-FS_INVOKE(lanes_f32, fs_cuda_lanes)
-FS_INVOKE(lanes_f64, fs_cuda_lanes)
-FS_INVOKE(lanes_bf16, fs_cuda_lanes)
-FS_INVOKE(lanes_f16, fs_cuda_lanes)
-FS_INVOKE(fold, fs_cuda_fold)
+/* Those that are no rule's: OF(name, structure, kind, dtype). */
+#define FS_EACH_DTYPE(of, name, type, kind) \
+  of(name##_f32, type, kind, FS_F32) of(name##_f64, type, kind, FS_F64) of(name##_bf16, type, kind, FS_BF16) of(name##_f16, type, kind, FS_F16)
+#define FS_PHASE(of, name) FS_EACH_DTYPE(of, name, fs_cuda_tensors, FS_CUDA_TENSORS)
+#define FS_OTHERS(of)                                                                      \
+  FS_EACH_DTYPE(of, lanes, fs_cuda_lanes, FS_CUDA_LANES_OF)                                \
+  FS_PHASE(of, adafactor_rows) FS_PHASE(of, adafactor_columns) FS_PHASE(of, adafactor_row_averages) \
+  FS_PHASE(of, adafactor_means) FS_PHASE(of, adafactor_row_factors) FS_PHASE(of, adafactor_column_averages) \
+  FS_PHASE(of, adafactor_norm) FS_PHASE(of, adafactor_vector_norm) FS_PHASE(of, adafactor_step) \
+  FS_PHASE(of, adafactor_update) FS_PHASE(of, adafactor_vector_update)                     \
+  FS_PHASE(of, muon_begin) FS_PHASE(of, muon_norm) FS_PHASE(of, muon_scale) FS_PHASE(of, muon_end) \
+  of(product_f32, fs_cuda_product, FS_CUDA_PRODUCT, FS_F32) of(product_f64, fs_cuda_product, FS_CUDA_PRODUCT, FS_F64) \
+  of(transpose_f32, fs_cuda_transpose, FS_CUDA_TRANSPOSE, FS_F32) of(transpose_f64, fs_cuda_transpose, FS_CUDA_TRANSPOSE, FS_F64) \
+  of(fold, fs_cuda_fold, FS_CUDA_FOLD, FS_F64)
+#define FS_INVOKE_OTHER(name, type, kind, dtype) FS_INVOKE(name, type)
+FS_OTHERS(FS_INVOKE_OTHER)
 
 #define FS_STEP_ROW(name, suffix, dtype)                                                   \
-  {#name "_" #suffix, 1, step_size, invoke_##name##_##suffix, FS_CUDA_STEP, dtype,         \
+  {#name "_" #suffix, 1, FS_SIZE_OF(fs_cuda_step), invoke_##name##_##suffix, FS_CUDA_STEP, dtype,         \
    0 name##_BUFFERS(FS_COUNT), 0 name##_HYPERS(FS_COUNT), 0 name##_FLAGS(FS_COUNT), name##_needs, name##_access},
-#define FS_ROW(name, size, kind, dtype) {#name, 1, size, invoke_##name, kind, dtype, 0, 0, 0, NULL, NULL},
+#define FS_ROW(name, type, kind, dtype) {#name, 1, FS_SIZE_OF(type), invoke_##name, kind, dtype, 0, 0, 0, NULL, NULL},
 #define RULE(name) \
   FS_STEP_ROW(name, f32, FS_F32) FS_STEP_ROW(name, f64, FS_F64) FS_STEP_ROW(name, bf16, FS_BF16) FS_STEP_ROW(name, f16, FS_F16)
 const fs_cuda_kernel fs_cuda_kernels[] = {
 #include "rules.def"
-    FS_ROW(lanes_f32, lanes_size, FS_CUDA_LANES_OF, FS_F32) FS_ROW(lanes_f64, lanes_size, FS_CUDA_LANES_OF, FS_F64)
-    FS_ROW(lanes_bf16, lanes_size, FS_CUDA_LANES_OF, FS_BF16) FS_ROW(lanes_f16, lanes_size, FS_CUDA_LANES_OF, FS_F16)
-    FS_ROW(fold, fold_size, FS_CUDA_FOLD, FS_F64)
+    FS_OTHERS(FS_ROW)
 };
 #undef RULE
 const uint32_t fs_cuda_kernel_count = sizeof fs_cuda_kernels / sizeof fs_cuda_kernels[0];

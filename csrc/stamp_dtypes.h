@@ -7,6 +7,8 @@
 #include "stamp.h"
 #ifdef FS_CUDA
 #include "ptx_reduce.h"
+#include "ptx_tensors.h"
+#include "ptx_matmul.h"
 #else
 #include "reduce.h"
 #include "tensor_kernels.h"
@@ -21,6 +23,7 @@
 #include "stamp.h"
 #ifdef FS_CUDA
 #include "ptx_reduce.h"
+#include "ptx_tensors.h"
 #else
 #include "reduce.h"
 #include "tensor_kernels.h"
@@ -31,6 +34,7 @@
 #include "stamp.h"
 #ifdef FS_CUDA
 #include "ptx_reduce.h"
+#include "ptx_tensors.h"
 #else
 #include "reduce.h"
 #include "tensor_kernels.h"
@@ -49,6 +53,8 @@
 #include "stamp.h"
 #ifdef FS_CUDA
 #include "ptx_reduce.h"
+#include "ptx_tensors.h"
+#include "ptx_matmul.h"
 #else
 #include "reduce.h"
 #include "tensor_kernels.h"

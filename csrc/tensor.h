@@ -6,17 +6,10 @@
 #define FS_TENSOR_H
 
 #include "internal.h"
-
-/** A unit of work on a matrix: a tile of so many rows and columns. The order of additions follows from it. */
-#define FS_TILE_ROWS 64u
-#define FS_TILE_COLUMNS 2048u
+#include "tensor_math.h"
 
 /** Words of a row of the table (flatstep.h). */
 enum { T_BATCHES, T_ROWS, T_COLUMNS, T_PARAM, T_GRAD, T_FIRST, T_SECOND, FS_TENSOR_WORDS };
-
-/** Columns of the hyperparameters. `limit` is 1 / eps1. */
-enum { A_SIGN, A_WEIGHT, A_EPS1, A_LIMIT, A_EPS2, A_RHO, A_CLIP, A_DECAY, FS_ADAFACTOR_HYPERS };
-enum { M_SIGN, M_MOMENTUM, M_ONE_MINUS, M_NESTEROV, M_A, M_B, M_C, M_STEPS, M_EPS, M_DECAY, M_STEP, FS_MUON_HYPERS };
 
 /** The loops of one dtype on one instruction set; what they do is said where they are. */
 typedef struct fs_tensor_kernels {
@@ -66,7 +59,6 @@ void fs_multiply(const fs_product *product, uint32_t dtype, void *room, uint32_t
 static inline uint64_t fs_part_begin(uint64_t n, uint32_t parts, uint32_t part) {
   return n / parts * part + (part < n % parts ? part : n % parts);
 }
-static inline uint64_t fs_pieces(uint64_t n, uint64_t length) { return n / length + (n % length != 0); }
 
 /** Elements of a tensor that has been checked. */
 static inline uint64_t fs_tensor_size(const uint64_t *row) {

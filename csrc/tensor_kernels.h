@@ -3,14 +3,11 @@
  * hyperparameters. Sums are in float64 and in a fixed order: column j of a row goes to lane j mod 16 (as in reduce.h), the
  * lanes are added as a tree; sums over rows are added from the first row to the last.
  */
+#include "tensor_math.h"
+
 #define FS_STAMPED(name) FS_CAT(FS_CAT(name, FS_DTYPE), FS_ISA_NAME)
 #define LOAD(x) FS_CAT(fs_load, FS_DTYPE)(x)
 #define STORE(x) FS_CAT(fs_store, FS_DTYPE)(x)
-#define FS_MOST (sizeof(real) == 4 ? 3.4028234663852886e38 : 1.7976931348623157e308)
-/* The larger one, or a NaN if there is one; the smaller one, or a if it is a NaN. */
-#define FS_AT_LEAST(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
-#define FS_AT_MOST(a, b) ((a) > (b) ? (b) : (a))
-#define FS_LERP(a, b, weight) ((weight) < 0.5 ? (a) + (weight) * ((b) - (a)) : (b) - (1 - (weight)) * ((b) - (a)))
 #define FS_TENSOR_LANES 16
 /* lane[j mod 16] += (double)value * (double)value over a row; `value` says what it is at column c. */
 #define FS_ADD_SQUARES(n, value)                                            \
@@ -134,13 +131,6 @@ FS_TARGET static void FS_STAMPED(fs_matrix_update)(void *param, const void *grad
   }
 }
 
-/* Adafactor, vectors: the variance of an element, and the divisor of its update. */
-#define FS_VARIANCE(g, before) \
-  (weight < (real)0.5 ? (before) + weight * ((g) * (g) - (before)) : (g) * (g) - rest * ((g) * (g) - (before)))
-#define FS_DIVISOR(variance) FS_AT_LEAST(FS_ROOT(variance), eps1)
-#define FS_VECTOR_HYPERS \
-  const real weight = (real)h[A_WEIGHT], rest = (real)(1 - h[A_WEIGHT]), eps1 = (real)h[A_EPS1];
-
 FS_TARGET static double FS_STAMPED(fs_vector_norm)(const void *grad, const void *variance, const size_t n,
                                                    const double *h) {
   const elem *restrict g = grad, *restrict v0 = variance;
@@ -169,13 +159,11 @@ FS_TARGET static void FS_STAMPED(fs_muon_begin)(const void *grad, void *buffer, 
   const elem *restrict g = grad;
   elem *restrict buf = buffer;
   real *restrict out = update;
-  const real sign = (real)h[M_SIGN], momentum = (real)h[M_MOMENTUM], rest = (real)h[M_ONE_MINUS];
-  const int near = rest < (real)0.5, far = momentum < (real)0.5, nesterov = h[M_NESTEROV] != 0;
+  FS_MUON_READ
   FS_LOOP(i, 0, n) {
-    const real x = sign * LOAD(g[i]), before = LOAD(buf[i]), up = x - before;
-    const real average = near ? before + rest * up : x - momentum * up, down = average - x;
+    FS_MUON_AVERAGE(LOAD(g[i]), LOAD(buf[i]))
     buf[i] = STORE(average);
-    out[i] = !nesterov ? average : far ? x + momentum * down : average - rest * down;
+    out[i] = FS_MUON_UPDATE;
   }
 }
 
@@ -202,11 +190,4 @@ static const fs_tensor_kernels FS_STAMPED(fs_tensor_kernels) = {
 #undef LOAD
 #undef STORE
 #undef FS_TENSOR_LANES
-#undef FS_MOST
-#undef FS_AT_LEAST
-#undef FS_AT_MOST
-#undef FS_LERP
 #undef FS_ADD_SQUARES
-#undef FS_VARIANCE
-#undef FS_DIVISOR
-#undef FS_VECTOR_HYPERS

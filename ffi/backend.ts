@@ -51,6 +51,8 @@ export interface Job {
   setFlags(row: number, flags: number): void;
   /** The array behind a buffer of a row. It is kept alive; whether it still is what it was, the caller checks each step. */
   bind(row: number, buffer: number, array: TypedArray): void;
+  /** The same for an array that the caller keeps alive until another one is bound. Absent: there is nothing to gain. */
+  bindHeld?(row: number, buffer: number, array: TypedArray): void;
   /** Begins anew with the first `rows` rows, at most as many as it was made with: all empty, nothing bound. */
   reset(rows: number): void;
   /** setLength, setHyper and setFlags of `count` rows from `first` on. */

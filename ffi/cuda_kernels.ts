@@ -52,6 +52,57 @@ export const CUDA_LANES = {
 /** The same of struct fs_cuda_fold. */
 export const CUDA_FOLD = { lanes: 0, out: 8, count: 16, op: 24, bytes: 32 } as const;
 
+/** The same of struct fs_cuda_tensors. */
+export const CUDA_TENSORS = { table: 0, chunks: 8, count: 16, length: 24, bytes: 32 } as const;
+
+/** The same of struct fs_cuda_product. */
+export const CUDA_PRODUCT = {
+  m: 0,
+  n: 8,
+  k: 16,
+  a: 24,
+  b: 32,
+  add: 40,
+  out: 48,
+  a_row: 56,
+  a_column: 64,
+  b_row: 72,
+  alpha: 80,
+  beta: 88,
+  symmetric: 96,
+  bytes: 104,
+} as const;
+
+/** The same of struct fs_cuda_transpose. */
+export const CUDA_TRANSPOSE = { rows: 0, columns: 8, from: 16, to: 24, bytes: 32 } as const;
+
+/** A tensor's row in the table of a rule that looks at whole tensors (enum fs_cuda_tensor_word), and its length. */
+export const TENSOR_WORD = {
+  size: 0,
+  matrices: 1,
+  rows: 2,
+  columns: 3,
+  param: 4,
+  grad: 5,
+  first: 6,
+  second: 7,
+  hypers: 8,
+  chunk_sums: 9,
+  result: 10,
+  x: 11,
+  last: 12,
+  row_lanes: 13,
+  row_sums: 14,
+  column_sums: 15,
+  row_factors: 16,
+  means: 17,
+  factors: 18,
+  unit_lanes: 19,
+  unit_sums: 20,
+} as const;
+/** Words of such a row. */
+export const TENSOR_WORDS = 21;
+
 /** `op` for the sum of the squares of x * factor; the others are as in {@linkcode REDUCTIONS}. */
 export const SUM_SQ_SCALED = 5;
 

@@ -28,11 +28,13 @@ import {
 import { checkRows } from "./fits.ts";
 import { NativeTensors } from "./native_tensors.ts";
 import { NativeVectors } from "./native_vectors.ts";
+import { isLarge, LargeArrays } from "./pages.ts";
 import { type Functions, type Memory, STATUS } from "./symbols.ts";
 import { countBytes } from "./timed_calls.ts";
 
 const MAX_THREADS = 64; // FS_MAX_THREADS
 const JOB_WORDS = 8; // 32-bit words of an fs_job
+const IS_BUN = "Bun" in globalThis;
 const ISAS: readonly Isa[] = ["sse2", "avx2", "avx512"];
 
 /** The instruction set behind fs_isa()'s number. */
@@ -52,7 +54,7 @@ function check(status: number, call: string, library = "the library"): void {
 
 /** Whether an array's memory may move without the array changing: Bun moves resizable WebAssembly memory as it grows. */
 function mayMove(array: TypedArray): boolean {
-  return (array.buffer as { resizable?: boolean }).resizable === true;
+  return IS_BUN && (array.buffer as { resizable?: boolean }).resizable === true;
 }
 
 class NativeJob implements Job {
@@ -60,13 +62,15 @@ class NativeJob implements Job {
   readonly words: Uint32Array = new Uint32Array(new ArrayBuffer(JOB_WORDS * 4));
   readonly #table: Uint32Array;
   readonly #stride: number; // 32-bit words of a row
-  readonly #kept: TypedArray[]; // what the table's addresses point into
+  readonly #kept: (TypedArray | undefined)[]; // what the table's addresses point into, unless the caller keeps it
   readonly #functions: Functions;
   #hypers: Float64Array | undefined;
   /** Partial results of a reduction over a buffer: one for each REDUCE_CHUNK elements of a row. */
   chunks = 0;
   /** Arrays in resizable memory, by their place in the table; mostly there are none. */
   #moving: Map<number, TypedArray> | null = null;
+  /** Large arrays, until they have huge pages. */
+  #large: LargeArrays | null = null;
 
   constructor(functions: Functions, id: number, readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
     this.#functions = functions;
@@ -92,14 +96,23 @@ class NativeJob implements Job {
     this.#table[row * this.#stride + 3] = flags;
   }
   bind(row: number, buffer: number, array: TypedArray): void {
-    this.#kept[row * this.rule.buffers.length + buffer] = array;
-    const index = row * (this.#stride / 2) + 2 + buffer;
+    this.#bind(row, buffer, array, array);
+  }
+  bindHeld(row: number, buffer: number, array: TypedArray): void {
+    this.#bind(row, buffer, array, undefined);
+  }
+  #bind(row: number, buffer: number, array: TypedArray, kept: TypedArray | undefined): void {
+    const width = this.#stride / 2, index = row * width + 2 + buffer;
+    this.#kept[row * (width - 2) + buffer] = kept;
     bind(this.#functions, this.#table, index, array);
     if (mayMove(array)) (this.#moving ??= new Map()).set(index, array);
-    else this.#moving?.delete(index);
+    else if (this.#moving !== null) this.#moving.delete(index);
+    if (isLarge(array)) (this.#large ??= new LargeArrays(this.#functions)).set(index, array);
+    else if (this.#large !== null) this.#large.delete(index);
   }
-  /** Takes the addresses of arrays whose memory may have moved again. */
+  /** Takes the addresses of arrays whose memory may have moved again, and sees to huge pages. */
   refresh(): void {
+    if (this.#large !== null && !this.#large.move()) this.#large = null;
     this.#moving?.forEach((array, index) => {
       if (array.length > 0) bind(this.#functions, this.#table, index, array);
     });
@@ -109,6 +122,7 @@ class NativeJob implements Job {
     this.#table.fill(0, 0, rows * this.#stride);
     this.#kept.length = 0;
     this.#moving = null;
+    this.#large = null;
     this.chunks = 0;
     this.words[2] = rows;
   }

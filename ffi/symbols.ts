@@ -23,6 +23,7 @@ export const SYMBOLS = {
   fs_bind: [["buffer", "u32", "buffer"], "void"],
   fs_bind_rows: [["buffer", "u32", "u32", "u32", "buffer", "u32", "u32", "buffer", "u32", "buffer"], "i32"],
   fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
+  fs_huge_pages: [["buffer", "u32", "u32"], "i32"],
   fs_wake: [[], "void"],
   fs_profile: [["u32", "buffer"], "i32"],
   fs_run: [["buffer", "u32", "u32"], "i32"],
@@ -73,6 +74,7 @@ export interface Functions {
     sources: Memory,
     starts: Memory,
   ): number;
+  fs_huge_pages(base: Memory, kib: number, now: number): number;
   fs_wake(): void;
   fs_profile(on: number, nanoseconds: Memory): number;
   fs_run(jobs: Memory, count: number, threads: number): number;

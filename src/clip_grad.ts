@@ -15,13 +15,17 @@ import {
   type Reduction,
   type Rule,
   STEP_NORM,
+  STEP_SUMS,
   STEP_UNSCALE,
   STEP_WORDS,
 } from "../ffi/backend.ts";
 import { getNumThreads } from "../ffi/load.ts";
 import { larger } from "../ffi/reductions.ts";
+import { DeviceArray } from "./cuda/device_array.ts";
+import { memorySpan, onHost } from "./cuda/transfer.ts";
 import { type DType, DTYPES, isTypedArray, readInto, type TypedArray } from "./dtype.ts";
 import { kind, show } from "./errors.ts";
+import { DeviceRows } from "./foreach_device.ts";
 import { listBackend } from "./foreach_plan.ts";
 import { CLAMP_RULE, MUL_RULE, SCALE_RULE } from "./foreach_rules.ts";
 import { WrittenMemory } from "./memory.ts";
@@ -30,7 +34,7 @@ import { pow } from "./optim/math.ts";
 import { nonNegative } from "./optim/options.ts";
 import { scaleArrays } from "./optim/scaling.ts";
 import { sparseSquares } from "./optim/sparse_plan.ts";
-import { Parameter } from "./parameter.ts";
+import { moveCount, Parameter } from "./parameter.ts";
 import { checkSparse, SparseTensor } from "./sparse_tensor.ts";
 
 /** Whose gradients are clipped: Parameters or typed arrays, or a single one. */
@@ -44,10 +48,22 @@ export interface ClipGradNormOptions {
   errorIfNonfinite?: boolean;
 }
 
-/** The gradients of one dtype that are typed arrays. */
+/** The gradients of one dtype that are not sparse, in order. */
 interface Dense {
   readonly dtype: DType;
-  readonly arrays: TypedArray[];
+  readonly arrays: (TypedArray | DeviceArray)[];
+}
+
+type Gradient = TypedArray | SparseTensor | DeviceArray | null;
+
+const isHere = (array: TypedArray | DeviceArray): array is TypedArray => !(array instanceof DeviceArray);
+
+/** The jobs of a rule over some gradients. */
+interface Jobs {
+  readonly jobs: Job[];
+  /** Those on devices; null: there are none. */
+  readonly away: DeviceRows | null;
+  readonly hypers: Float64Array;
 }
 
 /** The gradients of a list of parameters, checked. */
@@ -55,40 +71,50 @@ class Gradients {
   /** In the order of the library's numbers for dtypes. */
   readonly dense: readonly Dense[];
   readonly sparse: readonly SparseTensor[];
+  /** Those on devices that have elements, in the order in which they stand in `dense`. */
+  readonly away: readonly DeviceArray[];
   /** Where the first sparse one is; -1: there is none. */
   readonly firstSparse: number;
   readonly #params: readonly Parameter[];
-  readonly #grads: readonly (TypedArray | SparseTensor | null)[];
+  readonly #grads: readonly Gradient[];
   readonly #sizes: readonly number[];
-  readonly #jobs = new Map<Rule, { jobs: Job[]; hypers: Float64Array }>();
+  readonly #jobs = new Map<Rule, Jobs>();
+  readonly #moves = moveCount();
 
   constructor(readonly backend: Backend, readonly list: readonly unknown[]) {
     const params = this.#params = owners(list);
-    const grads = this.#grads = params.map((p) => (p.grad ?? null) as TypedArray | SparseTensor | null); // a DeviceArray is refused
+    const grads = this.#grads = params.map((p) => p.grad ?? null);
     this.#sizes = params.map((p) => p.size);
-    const byType = new Map<DType, TypedArray[]>(), sparse: SparseTensor[] = [], used = new Set<ArrayBufferLike>();
+    const byType = new Map<DType, (TypedArray | DeviceArray)[]>(),
+      sparse: SparseTensor[] = [],
+      used = new Set<object>();
     let apart = true;
     grads.forEach((grad, i) => {
       if (grad === null) return;
       const p = params[i]!, label = () => `grad of params[${i}]`;
-      let array: TypedArray;
+      let array: TypedArray | DeviceArray;
       if (grad instanceof SparseTensor) {
         checkSparse(grad, p.shape, p.dtype, label);
         sparse.push(grad);
         array = grad.values;
       } else {
-        checkArray(grad, p, label);
+        if (grad instanceof DeviceArray && p.device !== "cpu") checkDeviceArray(grad, p, label);
+        else checkArray(grad, p, label);
         const same = byType.get(p.dtype);
         if (same) same.push(grad);
         else byType.set(p.dtype, [grad]);
         array = grad;
       }
       if (array.length === 0) return;
-      if (used.has(array.buffer)) apart = false;
-      used.add(array.buffer);
+      const { buffer } = memorySpan(array);
+      if (used.has(buffer)) apart = false;
+      used.add(buffer);
     });
     if (!apart) checkMemory(grads);
     this.dense = DTYPES.filter((dtype) => byType.has(dtype)).map((dtype) => ({ dtype, arrays: byType.get(dtype)! }));
+    this.away = this.dense.flatMap(({ arrays }) =>
+      arrays.filter((array) => array instanceof DeviceArray).filter(isFull)
+    );
     this.sparse = sparse;
     this.firstSparse = grads.findIndex((grad) => grad instanceof SparseTensor);
   }
@@ -97,41 +123,104 @@ class Gradients {
   fit(backend: Backend, list: readonly unknown[]): boolean {
     const known = this.list, params = this.#params, grads = this.#grads, sizes = this.#sizes;
     if (backend !== this.backend || list.length !== known.length || this.sparse.length > 0) return false;
+    if (this.#moves !== moveCount()) return false;
     for (let i = 0; i < known.length; i++) {
       const p = params[i]!, grad = grads[i];
       if (list[i] !== known[i] || (p.grad ?? null) !== grad) return false;
       if (grad !== null && (grad as TypedArray).length !== sizes[i]) return false;
     }
+    for (const array of this.away) if (array.disposed) return false;
     return true;
   }
 
   /** The jobs of a rule whose buffers are all the gradient. */
-  jobs(rule: Rule, hyper: number): readonly Job[] {
+  #jobsOf(rule: Rule, hyper: number): Jobs {
     let known = this.#jobs.get(rule);
     if (known === undefined) {
       const hypers = new Float64Array(new ArrayBuffer(8));
       const jobs = this.dense.map(({ dtype, arrays }) => {
         const job = this.backend.createJob(rule, dtype, arrays.length);
         arrays.forEach((array, i) => {
-          if (array.length === 0) return;
+          if (array.length === 0 || !isHere(array)) return;
           job.setLength(i, array.length);
           rule.buffers.forEach((_, b) => job.bind(i, b, array));
         });
         job.bindHypers(hypers, 1);
         return job;
       });
-      this.#jobs.set(rule, known = { jobs, hypers });
+      const { away } = this;
+      const rows = away.length > 0 ? new DeviceRows(rule, 0, away.map((array) => [array]), hypers) : null;
+      this.#jobs.set(rule, known = { jobs, away: rows, hypers });
     }
     known.hypers[0] = hyper;
-    return known.jobs;
+    return known;
+  }
+
+  /** Changes all gradients that are not sparse by a rule, in place. */
+  run(rule: Rule, hyper: number): void {
+    const { jobs, away } = this.#jobsOf(rule, hyper), threads = getNumThreads();
+    away?.prepare();
+    away?.launch();
+    this.backend.run(jobs, threads);
+  }
+
+  /** Adds the squares of all gradients that are not sparse to the sums of a step, in order. */
+  measure(numbers: Float64Array): void {
+    numbers[STEP_UNSCALE] = 1;
+    if (this.away.length === 0) {
+      this.backend.step(this.#jobsOf(SCALE_RULE, 1).jobs, MEASURE, numbers, getNumThreads());
+      return;
+    }
+    const sums = this.reduce("sumSq"); // one after the other, as a step adds them
+    for (const { dtype, values } of sums) {
+      for (const value of values) numbers[STEP_SUMS + DTYPES.indexOf(dtype)]! += value;
+    }
+  }
+
+  /** A number for each gradient that is neither sparse nor without elements, by dtype and in order. */
+  reduce(op: Exclude<Reduction, "dot">): { dtype: DType; values: number[] }[] {
+    const rows = this.away.length > 0 ? this.#jobsOf(MUL_RULE, 1).away! : null;
+    rows?.prepare();
+    const away = rows?.reduce(op) ?? [];
+    let next = 0;
+    return this.dense.map(({ dtype, arrays }) => {
+      const full = arrays.filter(isFull);
+      const here = this.backend.reduce(op, dtype, full.filter(isHere), null, getNumThreads()).values();
+      return { dtype, values: full.map((array) => isHere(array) ? here.next().value! : away[next++]!) };
+    });
+  }
+
+  /** Ends a call: what is kept on devices from the second one on is given back after the first. */
+  endCall(): void {
+    for (const { away } of this.#jobs.values()) away?.endCall();
+  }
+
+  /** Gives back what it has on devices. */
+  dispose(): void {
+    for (const { away } of this.#jobs.values()) away?.dispose();
+  }
+}
+
+const isFull = ({ length }: { length: number }): boolean => length > 0;
+
+/** Throws unless a gradient on a device goes with a parameter on one. */
+function checkDeviceArray(grad: DeviceArray, p: Parameter, label: () => string): void {
+  if (grad.disposed) throw new TypeError(`${label()} must be there, and ${grad} has been disposed`);
+  if (grad.device !== p.device) {
+    throw new TypeError(`${label()} must be where its parameter is, on ${p.device}, got ${grad}`);
+  }
+  if (grad.dtype !== p.dtype) throw new TypeError(`${label()} must be ${p.dtype}, got ${grad}`);
+  if (grad.length !== p.size) {
+    throw new RangeError(`${label()} must have ${p.size} elements, as its parameter has, got ${grad.length}`);
   }
 }
 
 /** Throws where two gradients share memory: they would be changed twice. */
-function checkMemory(grads: readonly (TypedArray | SparseTensor | null)[]): void {
+function checkMemory(grads: readonly Gradient[]): void {
   const memory = new WrittenMemory();
   grads.forEach((grad, i) => {
-    if (grad !== null) memory.add(grad instanceof SparseTensor ? grad.values : grad, `grad of params[${i}]`);
+    if (grad === null) return;
+    memory.add(memorySpan(grad instanceof SparseTensor ? grad.values : grad), `grad of params[${i}]`);
   });
   memory.check();
 }
@@ -144,6 +233,7 @@ function read(params: GradOwners): Gradients {
   if (Array.isArray(params)) {
     const before = known.get(params);
     if (before?.fit(backend, params)) return before;
+    before?.dispose();
     const found = new Gradients(backend, [...params]);
     known.set(params, found);
     return found;
@@ -170,7 +260,7 @@ function owners(list: readonly unknown[]): Parameter[] {
 const LIMIT = nonNegative(0);
 
 /** The norms that the backends know. */
-const REDUCTIONS: ReadonlyMap<number, Reduction> = new Map([[1, "sumAbs"], [Infinity, "maxAbs"]]);
+const REDUCTIONS: ReadonlyMap<number, "sumAbs" | "maxAbs"> = new Map([[1, "sumAbs"], [Infinity, "maxAbs"]]);
 
 const smaller = (a: number, b: number) => (a <= b || a !== a ? a : b);
 
@@ -179,18 +269,21 @@ function totalNorm(grads: Gradients, order: number): number {
   const { backend, dense, sparse } = grads;
   if (order === 2) {
     const numbers = new Float64Array(new ArrayBuffer(STEP_WORDS * 8));
-    numbers[STEP_UNSCALE] = 1;
-    backend.step(grads.jobs(SCALE_RULE, 1), MEASURE, numbers, getNumThreads());
+    grads.measure(numbers);
     judge(numbers, sparse.reduce((sum, grad) => sum + sparseSquares(grad, backend), 0));
     return numbers[STEP_NORM]!;
   }
-  const lists = [...dense, ...sparse.map((grad) => ({ dtype: grad.dtype, arrays: [grad.coalesce().values] }))];
-  const norms = lists.flatMap(({ dtype, arrays }) => {
-    const full = arrays.filter((array) => array.length > 0), op = REDUCTIONS.get(order);
-    return op === undefined
-      ? full.map((array) => normOf(array, dtype, order))
-      : backend.reduce(op, dtype, full, null, getNumThreads());
-  });
+  const op = REDUCTIONS.get(order);
+  const norms = op === undefined
+    ? dense.flatMap(({ dtype, arrays }) => arrays.filter(isFull).map((array) => normOf(onHost(array), dtype, order)))
+    : grads.reduce(op).flatMap(({ values }) => values);
+  for (const grad of sparse) {
+    const { dtype } = grad, { values } = grad.coalesce();
+    if (values.length === 0) continue;
+    norms.push(
+      op === undefined ? normOf(values, dtype, order) : backend.reduce(op, dtype, [values], null, getNumThreads())[0]!,
+    );
+  }
   return combine(norms, order);
 }
 
@@ -239,7 +332,8 @@ function root(sum: number, order: number): number {
  * sizes alone: the same bits with any number of threads, on any processor, and in TypeScript. Gradients that are null, and those
  * without elements, are passed over. Where the norm is infinite all gradients become 0 (infinite ones NaN), where it is NaN
  * all become NaN: `errorIfNonfinite` throws instead. Of a sparse gradient the entries of a row are added up for the norm, and
- * multiplied each.
+ * multiplied each. Gradients on a device are measured and multiplied there, with the same bits (for other orders than 1, 2 and
+ * Infinity they are downloaded to be measured); one in the host's memory stays there, also where its parameter is on a device.
  *
  * torch source: `torch.nn.utils.clip_grad_norm_`. Differences: norm and coefficient are float64, the coefficient is rounded to
  * the arithmetic type of the gradient's dtype (torch rounds norms to the dtype: a float32 norm can overflow there); sparse
@@ -278,20 +372,25 @@ export function clipGradNorm(params: GradOwners, maxNorm: number, options: ClipG
   if (typeof errorIfNonfinite !== "boolean") {
     throw new TypeError(`errorIfNonfinite must be a boolean, got ${show(errorIfNonfinite)}`);
   }
-  const grads = read(params), norm = totalNorm(grads, normType);
-  if (errorIfNonfinite && !Number.isFinite(norm)) {
-    throw new RangeError(`the norm of the gradients must be finite where errorIfNonfinite is true, got ${norm}`);
+  const grads = read(params);
+  try {
+    const norm = totalNorm(grads, normType);
+    if (errorIfNonfinite && !Number.isFinite(norm)) {
+      throw new RangeError(`the norm of the gradients must be finite where errorIfNonfinite is true, got ${norm}`);
+    }
+    const coefficient = clipCoefficient(norm, maxNorm);
+    if (coefficient === 1) return norm;
+    const { backend, sparse } = grads;
+    grads.run(MUL_RULE, coefficient);
+    for (const { dtype, values } of sparse) scaleArrays(backend, dtype, [values], null, coefficient);
+    return norm;
+  } finally {
+    grads.endCall();
   }
-  const coefficient = clipCoefficient(norm, maxNorm);
-  if (coefficient === 1) return norm;
-  const { backend, sparse } = grads;
-  backend.run(grads.jobs(MUL_RULE, coefficient), getNumThreads());
-  for (const { dtype, values } of sparse) scaleArrays(backend, dtype, [values], null, coefficient);
-  return norm;
 }
 
 /**
- * Clips each number of the gradients to `[-clipValue, clipValue]`, in place; a NaN stays one.
+ * Clips each number of the gradients to `[-clipValue, clipValue]`, in place and wherever they are; a NaN stays one.
  *
  * torch source: `torch.nn.utils.clip_grad_value_`. Differences: a `clipValue` below 0, gradients that share memory, and sparse
  * gradients, whose entries may have to be added up first, are refused.
@@ -319,5 +418,9 @@ export function clipGradValue(params: GradOwners, clipValue: number): void {
       `clipGradValue() does not support sparse gradients, got one as grad of params[${grads.firstSparse}]`,
     );
   }
-  grads.backend.run(grads.jobs(CLAMP_RULE, clipValue), getNumThreads());
+  try {
+    grads.run(CLAMP_RULE, clipValue);
+  } finally {
+    grads.endCall();
+  }
 }

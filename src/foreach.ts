@@ -6,9 +6,12 @@
  * and float16 are computed in float32 and rounded once, when they are stored. Everything is checked before anything is
  * written: a failed call changes nothing.
  *
- * Lists are arrays of Parameters or typed arrays. An operand may be the tensor that is written itself (`mul_(x, x)`); apart
- * from that no tensor may share memory with one that is written. A call with the same list objects as one before finds its
+ * Lists are arrays of Parameters, typed arrays or DeviceArrays. An operand may be the tensor that is written itself (`mul_(x, x)`);
+ * apart from that no tensor may share memory with one that is written. A call with the same list objects as one before finds its
  * tables again.
+ *
+ * What is on a device is computed there, with the same bits: one launch for each dtype and device. A list may mix devices, but the
+ * tensors at one place of all lists must be on the same one, except in `copy_`.
  *
  * torch source: `torch._foreach_*` (`aten/src/ATen/native/ForeachOpsKernels.cpp`). Differences: sizes must be equal (torch
  * broadcasts), dtypes too, except in `copy_`; tensors that overlap are refused (torch's result then depends on the order).
@@ -31,12 +34,16 @@
  * @module
  */
 
-import { type DType, readInto, type TypedArray, writeFrom } from "./dtype.ts";
+import { DeviceArray } from "./cuda/device_array.ts";
+import { copyBits, onHost } from "./cuda/transfer.ts";
+import { allocate, type DType, readInto, type TypedArray, writeFrom } from "./dtype.ts";
 import { show } from "./errors.ts";
+import { DeviceRows } from "./foreach_device.ts";
 import {
   checkLists,
   checkMemory,
   listBackend,
+  type ListTensor,
   readList,
   runLists,
   sameMemory,
@@ -54,7 +61,6 @@ import {
   TENSOR,
 } from "./foreach_rules.ts";
 import { getNumThreads } from "../ffi/load.ts";
-import type { Parameter } from "./parameter.ts";
 import type { Reduction } from "../ffi/backend.ts";
 
 export type { TensorList };
@@ -306,8 +312,18 @@ function copyInto(to: TypedArray, toType: DType, from: TypedArray, fromType: DTy
   }
 }
 
+/** What has to be written into one tensor to make it a copy of another of the same size; for the host's memory it is there. */
+function copyOf(to: ListTensor, from: ListTensor): TypedArray | DeviceArray {
+  const kind = to.array instanceof DeviceArray ? undefined : to.array;
+  if (to.dtype === from.dtype) return kind === undefined ? from.array : onHost(from.array, kind);
+  const values = allocate(to.dtype, to.size, kind);
+  copyInto(values, to.dtype, onHost(from.array), from.dtype);
+  return values;
+}
+
 /**
- * Copies tensors, from one dtype to another where they differ: rounded to nearest, ties to even.
+ * Copies tensors, from one dtype to another where they differ: rounded to nearest, ties to even. As in torch they may be on different
+ * devices; one that is on a device is rounded on the host.
  *
  * @param self the tensors that are changed
  * @param from tensors of the same sizes
@@ -326,16 +342,18 @@ function copyInto(to: TypedArray, toType: DType, from: TypedArray, fromType: DTy
 export function copy_(self: TensorList, from: TensorList): void {
   const to = readList(self, "self"), source = readList(from, "from");
   checkLists([to, source], ["self", "from"], false);
-  const arrays = arraysOf(self), read = arraysOf(from);
-  checkMemory([arrays, read], ["self", "from"]);
-  arrays.forEach((array, i) => {
-    const toType = to[i]!.dtype, fromType = source[i]!.dtype;
-    if (toType !== fromType || !sameMemory(array, read[i]!)) copyInto(array, toType, read[i]!, fromType);
-  });
+  checkMemory([to.map(({ array }) => array), source.map(({ array }) => array)], ["self", "from"]);
+  const isAway = ({ array }: ListTensor) => array instanceof DeviceArray;
+  const pairs = to.map((tensor, i) => ({ to: tensor, from: source[i]! }));
+  const away = pairs.filter(({ to, from }) => isAway(to) || isAway(from));
+  const read = away.map(({ to, from }) => copyOf(to, from)); // this may fail, and so may writing to a device
+  away.forEach(({ to }, i) => isAway(to) && copyBits(to.array, read[i]!));
+  away.forEach(({ to }, i) => isAway(to) || copyBits(to.array, read[i]!));
+  for (const { to, from } of pairs) {
+    if (isAway(to) || isAway(from) || (to.dtype === from.dtype && sameMemory(to.array, from.array))) continue;
+    copyInto(to.array as TypedArray, to.dtype, from.array as TypedArray, from.dtype);
+  }
 }
-
-const arraysOf = (list: TensorList): TypedArray[] =>
-  list.map((entry) => ArrayBuffer.isView(entry) ? entry : entry.data);
 
 /**
  * Sets every element to 0.
@@ -353,12 +371,13 @@ const arraysOf = (list: TensorList): TypedArray[] =>
  * ```
  */
 export function zero_(self: TensorList): void {
-  readList(self, "self");
-  for (const array of arraysOf(self)) array.fill(0);
+  const arrays = readList(self, "self").map(({ array }) => array);
+  for (const array of arrays) if (array instanceof DeviceArray) array.fill(0); // these may fail
+  for (const array of arrays) if (!(array instanceof DeviceArray)) array.fill(0);
 }
 
 /** The reduction of each order, and what is left to do. */
-const NORMS: ReadonlyMap<unknown, Reduction> = new Map<unknown, Reduction>([
+const NORMS: ReadonlyMap<unknown, Exclude<Reduction, "dot">> = new Map<unknown, Exclude<Reduction, "dot">>([
   [1, "sumAbs"],
   [2, "sumSq"],
   [Infinity, "maxAbs"],
@@ -366,7 +385,7 @@ const NORMS: ReadonlyMap<unknown, Reduction> = new Map<unknown, Reduction>([
 
 /**
  * Each tensor's norm: by default the root of the sum of squares. Added in float64, in an order that depends on the length
- * alone: the same bits on every processor and with any number of threads.
+ * alone: the same bits on every processor and device, and with any number of threads.
  *
  * @param self the tensors, which are not changed
  * @param options `ord`: 1 (sum of magnitudes), 2 (the default), or Infinity (the largest magnitude)
@@ -385,12 +404,29 @@ const NORMS: ReadonlyMap<unknown, Reduction> = new Map<unknown, Reduction>([
 export function norm(self: TensorList, options: { ord?: number } = {}): number[] {
   const ord = readOption(options, "norm", "ord") ?? 2, op = NORMS.get(ord);
   if (op === undefined) throw new RangeError(`ord must be 1, 2 or Infinity, got ${show(ord)}`);
-  const params = readList(self, "self"), arrays = arraysOf(self), norms = new Array<number>(params.length);
-  const byType = new Map<DType, number[]>();
-  params.forEach(({ dtype }: Parameter, i) => byType.get(dtype)?.push(i) ?? byType.set(dtype, [i]));
-  for (const [dtype, indices] of byType) {
-    const values = listBackend().reduce(op, dtype, indices.map((i) => arrays[i]!), null, getNumThreads());
+  const tensors = readList(self, "self"), norms = new Array<number>(tensors.length);
+  const away: number[] = [], byType = new Map<DType, number[]>();
+  tensors.forEach(({ dtype, array }, i) => {
+    if (array instanceof DeviceArray) away.push(i);
+    else byType.get(dtype)?.push(i) ?? byType.set(dtype, [i]);
+  });
+  const tell = (indices: readonly number[], values: readonly number[]) =>
     indices.forEach((i, k) => norms[i] = op === "sumSq" ? Math.sqrt(values[k]!) : values[k]!);
+  for (const [dtype, indices] of byType) {
+    const arrays = indices.map((i) => tensors[i]!.array as TypedArray);
+    tell(indices, listBackend().reduce(op, dtype, arrays, null, getNumThreads()));
   }
+  if (away.length > 0) tell(away, reduceAway(op, away.map((i) => tensors[i]!.array as DeviceArray)));
   return norms;
+}
+
+/** A number for each array on a device. */
+function reduceAway(op: Exclude<Reduction, "dot">, arrays: readonly DeviceArray[]): number[] {
+  const rows = new DeviceRows(SQRT_RULE, 0, arrays.map((array) => [array]), new Float64Array(0)); // no rule is launched
+  try {
+    rows.prepare();
+    return rows.reduce(op);
+  } finally {
+    rows.dispose();
+  }
 }

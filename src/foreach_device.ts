@@ -52,7 +52,8 @@ export class DeviceRows {
   ) {
     const places = new Map<string, { job: DeviceJob; used: number }>();
     const nameOf = ([{ device, dtype }]: readonly DeviceArray[] & { 0: DeviceArray }) => `${dtype} ${device}`;
-    const lists = tensors as readonly (readonly DeviceArray[] & { 0: DeviceArray })[], counts = new Map<string, number>();
+    const lists = tensors as readonly (readonly DeviceArray[] & { 0: DeviceArray })[],
+      counts = new Map<string, number>();
     for (const buffers of lists) counts.set(nameOf(buffers), (counts.get(nameOf(buffers)) ?? 0) + 1);
     this.#rows = lists.map((buffers): Row => {
       const [self] = buffers, name = nameOf(buffers);

@@ -47,13 +47,13 @@ export function arrayOf(entry: Parameter | TypedArray | DeviceArray): TypedArray
 export function readList(list: unknown, name: string): ListTensor[] {
   if (!Array.isArray(list)) {
     throw new TypeError(
-      `${name} must be an array of Parameters, typed arrays or DeviceArrays, got ${describe(list)}`,
+      `${name} must be an array of Parameters or typed arrays, got ${describe(list)}`,
     );
   }
   return (list as unknown[]).map((entry, i) => {
     const label = `${name}[${i}]`;
     if (!(entry instanceof Parameter) && !isTypedArray(entry) && !(entry instanceof DeviceArray)) {
-      throw new TypeError(`${label} must be a Parameter, a typed array or a DeviceArray, got ${describe(entry)}`);
+      throw new TypeError(`${label} must be a Parameter or a typed array, got ${describe(entry)}`);
     }
     const array = arrayOf(entry);
     if (array instanceof DeviceArray) {
@@ -151,7 +151,11 @@ class ListPlan {
       }
       let place = places.get(dtype);
       if (place === undefined) {
-        const job = backend.createJob(rule, dtype, self.filter((other) => isHere(other) && other.dtype === dtype).length);
+        const job = backend.createJob(
+          rule,
+          dtype,
+          self.filter((other) => isHere(other) && other.dtype === dtype).length,
+        );
         places.set(dtype, place = { job, used: 0 });
         job.bindHypers(this.#hypers, 1);
         this.#jobs.push(job);
@@ -227,6 +231,12 @@ export function checkMemory(
 
 /** The plans of a list that is written, one for each operation. */
 const plans = new WeakMap<TensorList, ListPlan[]>();
+
+/** Gives back what is kept on devices for a list that is written, which will not come again. */
+export function forgetList(self: TensorList): void {
+  for (const plan of plans.get(self) ?? []) plan.dispose();
+  plans.delete(self);
+}
 
 /**
  * Runs a rule over lists of tensors: one call for all of them.

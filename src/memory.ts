@@ -38,6 +38,11 @@ export class WrittenMemory {
     }
   }
 
+  /** Whether some of a buffer is written. */
+  has(buffer: ArrayBufferLike): boolean {
+    return this.#spans.has(buffer);
+  }
+
   /** Takes out an array that was added. */
   remove(array: MemorySpan): void {
     const spans = this.#spans.get(array.buffer);

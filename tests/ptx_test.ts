@@ -56,14 +56,11 @@ test("each kernel takes one structure, whose size and fields TypeScript and csrc
     const size = sizes[name.split("_")[0]!] ?? CUDA_STEP.bytes;
     assertEquals(parameters, [{ name: `${name}_param_0`, size }]);
   }
-  const header = readFileSync(join(ROOT, "csrc", "cuda.h"), "utf8");
+  const header = readFileSync(join(ROOT, "csrc", "cuda.h"), "utf8").replace(/\/\*.*?\*\//gs, "");
   assertEquals(Number(header.match(/#define FS_CUDA_HYPERS (\d+)u/)?.[1]), CUDA_HYPERS);
   const width: Record<string, number> = { uint64_t: 8, double: 8, uint32_t: 4 };
   for (const [name, known] of Object.entries({ step: CUDA_STEP, lanes: CUDA_LANES, fold: CUDA_FOLD })) {
-    const body = header.match(new RegExp(`typedef struct fs_cuda_${name} \\{([^}]*)\\}`))![1]!.replace(
-      /\/\*.*?\*\//gs,
-      "",
-    );
+    const body = header.match(new RegExp(`typedef struct fs_cuda_${name} \\{([^}]*)\\}`))![1]!;
     const offsets: Record<string, number> = {};
     let at = 0;
     for (const [, type, fields] of body.matchAll(/(\w+) ([\w, [\]]+);/g)) {
@@ -93,7 +90,7 @@ const ALLOWED: readonly RegExp[] = [
   /^mov\.([bu]32|[bu]64|b16|f32|f64|pred)$/,
   /^ld\.(global|param)\.(v2\.)?([bu]16|[bu]32|[bu]64|f32|f64)$/,
   /^st\.global\.(v2\.)?([bu]16|[bu]32|[bu]64|f32|f64)$/,
-  /^(add|sub)\.s(16|32|64)$/,
+  /^(add|sub|neg)\.s(16|32|64)$/,
   /^mul\.(lo\.s(16|32|64)|wide\.[us]32)$/,
   /^(div|rem)\.u(32|64)$/,
   /^(min|max)\.[us](32|64)$/,

@@ -9,6 +9,7 @@ import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts"
 import { ELEMENTWISE_SCHEMA, fraction, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode Adadelta}. */
 export interface AdadeltaOptions extends ElementwiseOptions {
@@ -76,7 +77,7 @@ const UPDATE: Update<Group> = {
     out[at + 4] = group.eps;
     out[at + 5] = group.lr;
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
 };
 
 /**

@@ -9,6 +9,7 @@ import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts"
 import { ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 import { refuseWeightDecay } from "./sparse_plan.ts";
 
 /** The options of {@linkcode Adagrad}. */
@@ -76,7 +77,7 @@ const UPDATE: Update<Group> = {
     out[at + 2] = group.lr / (1 + state["step"]! * group.lrDecay);
     out[at + 3] = group.eps;
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
   sparse: { dense: true, sparseState: false, check: refuseWeightDecay },
 };
 

@@ -10,6 +10,7 @@ import { powInt } from "./math.ts";
 import { betas, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode Adam}. */
 export interface AdamOptions extends ElementwiseOptions {
@@ -98,7 +99,7 @@ export const ADAM_UPDATE: Update<Group> = {
     out[at + 7] = lr * root / (1 - powInt(beta1, t));
     out[at + 8] = eps * root;
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
 };
 
 /**

@@ -10,6 +10,7 @@ import { powInt } from "./math.ts";
 import { betas, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode Adamax}. */
 export interface AdamaxOptions extends ElementwiseOptions {
@@ -88,7 +89,7 @@ const UPDATE: Update<Group> = {
     out[at + 5] = group.eps;
     out[at + 6] = group.lr / (1 - powInt(beta1, state["step"]! + 1));
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
 };
 
 /**

@@ -77,9 +77,10 @@ const UPDATE: Update<Group> = {
     out[at + 3] = eta;
     out[at + 4] = state["mu"]!;
   },
-  next(group, state) {
-    const { lr, lambd, alpha, t0 } = group, t = state["step"]! + 1;
-    return { step: t, eta: lr / pow(1 + lambd * lr * t, alpha), mu: 1 / Math.max(1, t - t0) };
+  next(group, state, out) {
+    const { lr, lambd, alpha, t0 } = group, t = out["step"] = state["step"]! + 1;
+    out["eta"] = lr / pow(1 + lambd * lr * t, alpha);
+    out["mu"] = 1 / Math.max(1, t - t0);
   },
 };
 

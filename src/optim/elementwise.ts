@@ -71,6 +71,15 @@ function isFused(plan: { readonly backend: Backend; readonly group: unknown }): 
   return plan.backend !== jsBackend && modeOf(plan.group as Elementwise) === "fused";
 }
 
+/** Whether all plans are ready; if not, they must be built again. */
+function prepareAll(
+  plans: readonly { prepare(factors?: readonly number[]): boolean }[],
+  factors?: readonly number[],
+): boolean {
+  for (const plan of plans) if (!plan.prepare(factors)) return false;
+  return true;
+}
+
 function backendOf(group: Elementwise): Backend {
   if (group.foreach === true) return compiledBackend("foreach is true");
   if (group.fused === true) return compiledBackend("fused is true");
@@ -164,11 +173,17 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     this.#devices = null;
   }
 
+  /** Gives back what the optimizer has in the memory of devices. */
+  override dispose(): void {
+    this.#forget();
+    super.dispose();
+  }
+
   /** Plans that are ready to run. One that throws is not kept: what it has bound may be what was wrong. */
   #prepare(factors?: readonly number[]): GroupPlan<ParamGroup<Options>>[] {
     try {
       if (
-        !this.#fresh() || !this.#plans!.every((plan) => plan.prepare(factors)) || this.#devices?.prepare() === false
+        !this.#fresh() || !prepareAll(this.#plans!, factors) || this.#devices?.prepare() === false
       ) {
         this.#rollback();
         this.#plan();
@@ -176,7 +191,9 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
         this.#devices?.prepare();
       }
       const plans = this.#plans!, devices = this.#devices;
-      if (plans.some((plan) => plan.stateAdded) || devices?.stateAdded) {
+      let added = devices?.stateAdded ?? false;
+      for (const plan of plans) added ||= plan.stateAdded;
+      if (added) {
         for (const plan of plans) plan.checkGradients();
         for (const plan of plans) plan.stateAdded = false;
         devices?.checkGradients();
@@ -253,16 +270,18 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   }
 
   #threads(plans: readonly GroupPlan<ParamGroup<Options>>[]): number {
-    return plans.some((plan) => plan.backend !== jsBackend) ? getNumThreads() : 1; // throws before anything runs
+    for (const plan of plans) if (plan.backend !== jsBackend) return getNumThreads(); // throws before anything runs
+    return 1;
   }
 
   /** The jobs of the plans that are fused. */
   #fused(plans: readonly GroupPlan<ParamGroup<Options>>[]): Job[] {
     const fused = this.#jobs;
-    fused.length = 0;
+    let count = 0;
     for (const plan of plans) {
-      if (isFused(plan)) { for (const job of plan.jobs) fused.push(job); }
+      if (isFused(plan)) { for (const job of plan.jobs) fused[count++] = job; }
     }
+    if (fused.length > count) fused.length = count; // an array that is emptied gives its memory away
     return fused;
   }
 

@@ -48,7 +48,9 @@ export class HyperRows<Group> {
       this.hypers = grown;
     }
     this.#starts.push(state);
-    this.#nexts.push(this.#update.next(group, state as Scalars));
+    const next = {};
+    this.#update.next(group, state as Scalars, next);
+    this.#nexts.push(next);
     this.#update.hypers(group, state as Scalars, this.hypers, rows * width);
     return rows;
   }

@@ -8,6 +8,13 @@
 /** x to the power of an integer n >= 0, by repeated multiplication. */
 export function powInt(x: number, n: number): number {
   let result = 1, base = x;
+  if ((n | 0) === n) { // the same, in the processor's integers
+    for (let k = n | 0; k > 0; k >>= 1) {
+      if ((k & 1) === 1) result *= base;
+      base *= base;
+    }
+    return result;
+  }
   for (let k = n; k > 0; k = Math.floor(k / 2)) {
     if (k % 2 === 1) result *= base;
     base *= base;

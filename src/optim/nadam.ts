@@ -108,9 +108,9 @@ const UPDATE: Update<Group> = {
     out[at + 8] = lr * next / (1 - product * next) * root;
     out[at + 9] = group.eps * root;
   },
-  next(group, state) {
-    const t = state["step"]! + 1;
-    return { step: t, muProduct: state["muProduct"]! * momentumAt(group, t) };
+  next(group, state, out) {
+    const t = out["step"] = state["step"]! + 1;
+    out["muProduct"] = state["muProduct"]! * momentumAt(group, t);
   },
 };
 

@@ -22,7 +22,14 @@ import {
 } from "./param_group.ts";
 import { type LoadOptions, matchByName, readLoadOptions } from "./match_names.ts";
 import { type GradOptions, readStepOptions, type StepOptions, type StepResult } from "./step_options.ts";
-import { makeStateDict, type ParameterState, readStateDict, type StateDict, StateMap } from "./state_dict.ts";
+import {
+  makeStateDict,
+  type ParameterState,
+  readStateDict,
+  releaseState,
+  type StateDict,
+  StateMap,
+} from "./state_dict.ts";
 
 /** Computes gradients and returns the loss. */
 export type Closure = () => number;
@@ -30,6 +37,10 @@ export type Closure = () => number;
 export type AsyncClosure = () => Promise<number> | number;
 /** What `step()` was called with, as step hooks get it. */
 export type StepArgs = [closure?: Closure | AsyncClosure | null | undefined, options?: StepOptions];
+type AnyClosure = StepArgs[0];
+
+const argsOf = (closure: AnyClosure, options: StepOptions | undefined): StepArgs =>
+  options === undefined ? [closure] : [closure, options];
 
 /** An optimizer of any class. */
 // deno-lint-ignore no-explicit-any -- hooks for all optimizers take any of them
@@ -356,9 +367,10 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   ): number | undefined {
     this.#enter();
     try {
-      const args = this.#before(closure, options), given = args[0] as Closure | null | undefined;
+      const args = this.#before(closure, options);
+      const given = (args === null ? closure : args[0]) as Closure | null | undefined;
       const loss = this.runStep(measured === null || !given ? given : measured.aside(given));
-      this.#after(args);
+      this.#after(args, closure, options);
       return loss;
     } finally {
       this.#leave();
@@ -379,9 +391,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     try {
       this.#enter();
       try {
-        const args = this.#before(closure, options), given = args[0]!;
+        const args = this.#before(closure, options), given = args === null ? closure : args[0]!;
         loss = await this.runStepAsync(measured === null ? given : measured.asideAsync(given));
-        this.#after(args);
+        this.#after(args, closure, options);
       } finally {
         this.#leave();
       }
@@ -428,28 +440,19 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   /** Tells saves that parameters and state change. */
   #change(): void {
     this.#changes++;
-    if (pendingSaves.size > 0) {
-      announceChange(() =>
-        this.paramGroups.flatMap(({ params }) => params.filter((p) => p.device === "cpu").map(({ data }) => data))
-      );
-    }
+    if (pendingSaves.size > 0) this.#announce(); // a method of its own: what makes a function costs memory at each call
   }
 
-  #before(closure: Closure | AsyncClosure | null | undefined, options: StepOptions | undefined): StepArgs {
-    let args: StepArgs = options === undefined ? [closure] : [closure, options];
-    if (!globalPre.empty || !this.#pre.empty) {
-      const call = (hook: StepPreHook) => {
-        const changed = hook(this, args);
-        if (changed === undefined || changed === null) return;
-        if (!Array.isArray(changed) || changed.length > 2) {
-          throw new TypeError(`a step pre hook must return nothing or [closure?, options?], got ${show(changed)}`);
-        }
-        args = changed;
-      };
-      globalPre.each(call);
-      this.#pre.each(call);
-    }
-    const [given, more] = args;
+  #announce(): void {
+    announceChange(() =>
+      this.paramGroups.flatMap(({ params }) => params.filter((p) => p.device === "cpu").map(({ data }) => data))
+    );
+  }
+
+  /** Runs the pre hooks. Returns the arguments that they have left, or null where there are none and nothing has to be made. */
+  #before(closure: AnyClosure, options: StepOptions | undefined): StepArgs | null {
+    const args = globalPre.empty && this.#pre.empty ? null : this.#runPreHooks(argsOf(closure, options));
+    const given = args === null ? closure : args[0], more = args === null ? options : args[1];
     if (given !== undefined && given !== null && typeof given !== "function") {
       throw new TypeError(`closure must be a function, got ${show(given)}`);
     }
@@ -462,13 +465,32 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     return args;
   }
 
-  #after(args: StepArgs): void {
+  #runPreHooks(args: StepArgs): StepArgs {
+    const call = (hook: StepPreHook) => {
+      const changed = hook(this, args);
+      if (changed === undefined || changed === null) return;
+      if (!Array.isArray(changed) || changed.length > 2) {
+        throw new TypeError(`a step pre hook must return nothing or [closure?, options?], got ${show(changed)}`);
+      }
+      args = changed;
+    };
+    globalPre.each(call);
+    this.#pre.each(call);
+    return args;
+  }
+
+  #after(args: StepArgs | null, closure: AnyClosure, options: StepOptions | undefined): void {
     this.#change();
     this.#lastStep = this.#result;
     if (this.#lastStep?.skipped) return;
     this.#stepCount++;
-    if (!this.#post.empty) this.#post.each((hook) => hook(this, args));
-    if (!globalPost.empty) globalPost.each((hook) => hook(this, args));
+    if (!this.#post.empty || !globalPost.empty) this.#runPostHooks(args ?? argsOf(closure, options));
+  }
+
+  #runPostHooks(args: StepArgs): void {
+    const call = (hook: StepPostHook) => hook(this, args);
+    this.#post.each(call);
+    globalPost.each(call);
   }
 
   /**
@@ -528,9 +550,24 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       }
       Object.assign(group, groups[g]);
     });
+    const before = [...this.state.values()];
     this.state.clear();
     for (const [p, entry] of state) this.state.set(p, entry);
+    releaseState(before);
     this.#loadPost.each((hook) => hook(this));
+  }
+
+  /**
+   * Gives back what the optimizer has in the memory of devices, its state among it; it must not step parameters there afterwards. In the
+   * host's memory there is nothing to do. Without it that memory is freed some time after nobody holds the optimizer any more.
+   */
+  dispose(): void {
+    releaseState(this.state.values());
+  }
+
+  /** `dispose()`, at the end of a block where the optimizer is declared by `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 
   /** Mends a group of a state dict of another class or an older version, before it is checked. */

@@ -87,8 +87,9 @@ export const pair = (
       throw new TypeError(`${name} must be two numbers, got ${show(value)}`);
     }
     for (let i = 0; i < 2; i++) {
+      if (typeof value[i] === "number" && holds(value[i])) continue; // no name is made in vain
       checkNumber(value[i], `${name}[${i}]`);
-      if (!holds(value[i])) throw new RangeError(`${name}[${i}] must be ${range}, got ${show(value[i])}`);
+      throw new RangeError(`${name}[${i}] must be ${range}, got ${show(value[i])}`);
     }
   },
 });

@@ -17,7 +17,7 @@ import { checkArray } from "./checks.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import { refuseDense, refuseSparse, SparseRows, sparseSquares } from "./sparse_plan.ts";
-import { SteadyState } from "./steady.ts";
+import { MOST, SteadyState } from "./steady.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
 import type { Update } from "./update.ts";
 
@@ -68,6 +68,15 @@ function newState(numbers: Readonly<Record<string, number>>): ParameterState {
   return Object.assign(new State(), numbers);
 }
 
+function sameNumbers(
+  a: Readonly<Record<string, unknown>>,
+  b: Readonly<Record<string, unknown>>,
+  keys: readonly string[],
+): boolean {
+  for (const key of keys) if (a[key] !== b[key]) return false;
+  return true;
+}
+
 /** Fills a new state tensor with a number, rounded to the dtype. */
 export function fillTensor(tensor: TypedArray, dtype: DType, value: number): void {
   if (value === 0 || tensor.length === 0) return;
@@ -94,7 +103,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   stateAdded = false;
   /** The rows of hyperparameters: the numbers they start from, and the numbers after the step. */
   readonly #starts: Readonly<Record<string, unknown>>[] = [];
-  readonly #nexts: Readonly<Record<string, number>>[] = [];
+  readonly #nexts: Record<string, number>[] = [];
   #rows = 0;
   #hypers: Float64Array;
   #steady: SteadyState | null = null;
@@ -159,7 +168,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     if (params !== this.#params || params.length !== slots.length || update.tensors(group) !== keys) return false;
     const flags = update.flags(group);
     if (this.#steady !== null && flags === this.#flags && this.#prepareSteady(this.#steady)) return true;
-    this.#steady = null;
+    this.#unsettle();
     if (flags !== this.#flags) this.#setFlags(flags);
     this.#rows = this.#sparse.length = this.sparseJobs.length = 0;
     const scalar = this.#scalars[0];
@@ -217,9 +226,22 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   /** After a step in which all parameters used one row of hyperparameters: the next one may be quick. */
   #settle(): void {
     if (this.#sparse.length > 0 || this.#rows !== 1) return;
-    this.#steady = new SteadyState(this.#slots, this.#tensors, this.#scalars, (index, grad) => {
+    if (this.#tensors.length > MOST || this.#scalars.length > MOST) return;
+    this.#steady = new SteadyState(this.#slots, this.#tensors, this.#scalars, this.written, (index, grad) => {
       this.#bindGrad(this.#slots[index]!, grad);
     });
+  }
+
+  /** The slots know what is bound again. */
+  #unsettle(): void {
+    this.#noteGradients();
+    this.#steady = null;
+  }
+
+  /** Notes the gradients that a steady step has bound. */
+  #noteGradients(): void {
+    const grads = this.#steady?.grads;
+    if (grads !== undefined) { for (let i = 0; i < grads.length; i++) this.#slots[i]!.grad = grads[i]!; }
   }
 
   /** Undoes what `prepare()` has done to numbers that can be seen. */
@@ -297,6 +319,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
 
   /** Throws if a gradient shares memory with anything that is written, state included that has been bound after it. */
   checkGradients(): void {
+    this.#noteGradients();
     for (const slot of this.#slots) {
       if (slot.grad !== null) this.written.checkRead(slot.grad, () => `grad of ${this.#label(slot.index)}`);
     }
@@ -423,8 +446,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #hyperRow(slot: Slot, state: Readonly<Record<string, unknown>>): number {
     const keys = this.#scalars, rows = this.#rows;
     for (let r = 0; r < rows && r < SEARCHED; r++) {
-      const start = this.#starts[r]!;
-      if (keys.every((key) => start[key] === state[key])) return r;
+      if (sameNumbers(this.#starts[r]!, state, keys)) return r;
     }
     for (const key of keys) {
       const value = state[key];
@@ -439,7 +461,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       this.#hypers = grown;
     }
     this.#starts[rows] = scalars;
-    this.#nexts[rows] = this.update.next(this.group, scalars);
+    this.update.next(this.group, scalars, this.#nexts[rows] ??= {});
     this.update.hypers(this.group, scalars, this.#hypers, rows * this.#width);
     return this.#rows++;
   }

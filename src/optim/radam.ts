@@ -10,6 +10,7 @@ import { powInt } from "./math.ts";
 import { betas, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode RAdam}. */
 export interface RAdamOptions extends ElementwiseOptions {
@@ -113,7 +114,7 @@ const UPDATE: Update<Group> = {
     out[at + 8] = group.eps;
     out[at + 9] = adaptive ? 1 : 0;
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
 };
 
 /**

@@ -9,6 +9,7 @@ import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts"
 import { boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode RMSprop}. */
 export interface RMSpropOptions extends ElementwiseOptions {
@@ -111,7 +112,7 @@ const UPDATE: Update<Group> = {
     out[at + 5] = group.momentum;
     out[at + 6] = group.lr;
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
 };
 
 /**

@@ -9,6 +9,7 @@ import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts"
 import { ELEMENTWISE_SCHEMA, nonNegative, pair, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode Rprop}. */
 export interface RpropOptions extends ElementwiseOptions {
@@ -70,7 +71,7 @@ const UPDATE: Update<Group> = {
     out[at + 3] = group.stepSizes[0];
     out[at + 4] = group.stepSizes[1];
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
 };
 
 /**

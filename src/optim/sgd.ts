@@ -81,7 +81,7 @@ const UPDATE: Update<Group> = {
     out[at + 3] = 1 - group.dampening;
     out[at + 4] = group.lr;
   },
-  next: () => ({}),
+  next() {},
   sparse: { dense: true, sparseState: true, check: refuseWeightDecay },
 };
 

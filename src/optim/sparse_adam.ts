@@ -10,6 +10,7 @@ import { powInt } from "./math.ts";
 import { betas, boolean, positive, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
+import { countStep } from "./update.ts";
 
 /** The options of {@linkcode SparseAdam}. */
 export interface SparseAdamOptions {
@@ -56,7 +57,7 @@ export const SPARSE_ADAM_UPDATE: Update<Group> = {
     out[at + 7] = lr * Math.sqrt(1 - powInt(beta2, t)) / (1 - powInt(beta1, t));
     out[at + 8] = eps;
   },
-  next: (_group, state) => ({ step: state["step"]! + 1 }),
+  next: countStep,
   sparse: { dense: false, sparseState: false },
 };
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { DeviceArray, downloadArray } from "../cuda/device_array.ts";
+import { DeviceArray, downloadArray, releaseArray } from "../cuda/device_array.ts";
 import {
   allocate,
   type DType,
@@ -110,6 +110,13 @@ export function makeStateDict(
     });
   }
   return dict;
+}
+
+/** Gives back what state holds in the memory of devices. */
+export function releaseState(entries: Iterable<ParameterState>): void {
+  for (const entry of entries) {
+    for (const value of Object.values(entry)) if (value instanceof DeviceArray) releaseArray(value);
+  }
 }
 
 function isOnDevice(entry: ParameterState): boolean {

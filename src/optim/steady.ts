@@ -8,7 +8,9 @@
  * @module
  */
 
-import type { TypedArray } from "../dtype.ts";
+import type { Job } from "../../ffi/backend.ts";
+import { holds, type TypedArray } from "../dtype.ts";
+import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import type { ParameterState } from "./state_dict.ts";
@@ -20,6 +22,9 @@ type Grad = TypedArray | SparseTensor;
 export interface Bound {
   readonly param: Parameter;
   readonly data: TypedArray;
+  /** Where it is bound. */
+  readonly job: Job;
+  readonly row: number;
   /** The gradient; null: the parameter was skipped. */
   readonly grad: TypedArray | null;
   readonly state: ParameterState | null;
@@ -46,11 +51,17 @@ function blocksOf(lists: readonly (readonly (TypedArray | undefined)[])[]): Arra
   return blocks.size * 8 <= tensors ? [...blocks] : null;
 }
 
+/** More state tensors or numbers than these no rule has; with more, every step looks at everything. */
+export const MOST = 3;
+
 /** A group whose parameters all start their step from the same numbers. */
 export class SteadyState {
   readonly #params: readonly Parameter[];
   readonly #data: readonly TypedArray[];
-  readonly #grads: (TypedArray | null)[];
+  readonly #jobs: readonly Job[];
+  readonly #rows: readonly number[];
+  /** The gradients that are bound. */
+  readonly grads: (TypedArray | null)[];
   readonly #states: readonly (ParameterState | null)[];
   readonly #sizes: readonly number[];
   /** The state's tensors, by their place among the keys. */
@@ -59,7 +70,8 @@ export class SteadyState {
   readonly #blocks: readonly ArrayBufferLike[] | null;
   readonly #blockBytes: readonly number[];
   readonly #first: ParameterState | null;
-  #start: Scalars = {};
+  /** The numbers that the step starts from. */
+  readonly #start: Record<string, number> = {};
   /** How many states have been raised. */
   #raised = 0;
 
@@ -67,17 +79,21 @@ export class SteadyState {
    * @param bound the group's parameters
    * @param keys the names of the state's tensors
    * @param scalars the names of its numbers
-   * @param rebind binds another gradient to a parameter, or throws
+   * @param written the memory that the step writes
+   * @param bindGrad binds another gradient to a parameter with every check, or throws
    */
   constructor(
     bound: readonly Bound[],
     readonly keys: readonly string[],
     readonly scalars: readonly string[],
-    readonly rebind: (index: number, grad: Grad) => void,
+    readonly written: WrittenMemory,
+    readonly bindGrad: (index: number, grad: Grad) => void,
   ) {
     this.#params = bound.map((b) => b.param);
     this.#data = bound.map((b) => b.data);
-    this.#grads = bound.map((b) => b.grad);
+    this.#jobs = bound.map((b) => b.job);
+    this.#rows = bound.map((b) => b.row);
+    this.grads = bound.map((b) => b.grad);
     this.#states = bound.map((b) => b.grad === null ? null : b.state);
     this.#sizes = bound.map((b) => b.param.size);
     this.#tensors = keys.map((_, k) => bound.map((b) => b.tensors[k]));
@@ -99,32 +115,26 @@ export class SteadyState {
    */
   raise(params: readonly Parameter[], next: Scalars): boolean {
     const { scalars } = this, first = this.#first;
-    const start: Record<string, number> = {};
+    const start = this.#start;
     if (first !== null) { for (const key of scalars) start[key] = first[key] as number; }
-    this.#start = start;
     this.#raised = 0;
     let fine = false;
     try {
-      fine = params.length === this.#params.length && this.#blocksAreThere() &&
-        (scalars.length <= 1 && this.keys.length <= 3
-          ? this.#raiseOne(params, scalars[0], start[scalars[0]!], next[scalars[0]!])
-          : this.#raiseAny(params, start, next));
+      fine = params.length === this.#params.length && this.#blocksAreThere() && this.#raiseAll(params, start, next);
     } finally {
       if (!fine) this.lower();
     }
     return fine;
   }
 
-  /** The common case, at most a single number and three tensors, without inner loops. */
-  #raiseOne(
-    params: readonly Parameter[],
-    scalar: string | undefined,
-    before: number | undefined,
-    after: number | undefined,
-  ): boolean {
-    const members = this.#params, datas = this.#data, grads = this.#grads, states = this.#states, sizes = this.#sizes;
+  /** At most MOST numbers and tensors, without inner loops and without numbers that need memory. */
+  #raiseAll(params: readonly Parameter[], start: Scalars, next: Scalars): boolean {
+    const members = this.#params, datas = this.#data, grads = this.grads, states = this.#states, sizes = this.#sizes;
     const each = this.#blocks === null;
     const [key0, key1, key2] = this.keys, [list0, list1, list2] = this.#tensors, count = members.length;
+    const [scalar0, scalar1, scalar2] = this.scalars;
+    const before0 = start[scalar0!], before1 = start[scalar1!], before2 = start[scalar2!];
+    const after0 = next[scalar0!], after1 = next[scalar1!], after2 = next[scalar2!];
     for (let i = 0; i < count; i++) {
       const p = members[i]!;
       if (params[i] !== p) return false;
@@ -149,9 +159,13 @@ export class SteadyState {
         const tensor = list2[i]!;
         if (state[key2!] !== tensor || (each && tensor.length !== n)) return false;
       }
-      if (scalar === undefined) continue;
-      if (state[scalar] !== before) return false;
-      state[scalar] = after!;
+      if (scalar0 === undefined) continue;
+      if (state[scalar0] !== before0) return false;
+      if (scalar1 !== undefined && state[scalar1] !== before1) return false;
+      if (scalar2 !== undefined && state[scalar2] !== before2) return false;
+      state[scalar0] = after0!;
+      if (scalar1 !== undefined) state[scalar1] = after1!;
+      if (scalar2 !== undefined) state[scalar2] = after2!;
       this.#raised = i + 1;
     }
     return true;
@@ -168,36 +182,18 @@ export class SteadyState {
     return true;
   }
 
-  #raiseAny(params: readonly Parameter[], start: Scalars, next: Scalars): boolean {
-    const { keys, scalars } = this;
-    for (let i = 0; i < this.#params.length; i++) {
-      const p = this.#params[i]!, n = this.#sizes[i]!, { data, grad } = p;
-      if (params[i] !== p || data !== this.#data[i] || data.length !== n) return false;
-      if (grad !== this.#grads[i]) {
-        if (!this.#another(i, grad as Grad | null)) return false; // a DeviceArray is refused there
-      } else if (grad === null) {
-        continue;
-      } else if ((grad as TypedArray).length !== n) return false;
-      const state = this.#states[i];
-      if (state === null || state === undefined) continue;
-      for (let k = 0; k < keys.length; k++) {
-        const tensor = this.#tensors[k]![i]!;
-        if (state[keys[k]!] !== tensor || tensor.length !== n) return false;
-      }
-      for (let k = 0; k < scalars.length; k++) if (state[scalars[k]!] !== start[scalars[k]!]) return false;
-      for (let k = 0; k < scalars.length; k++) state[scalars[k]!] = next[scalars[k]!]!;
-      this.#raised = i + 1;
-    }
-    return true;
-  }
-
   /** Another gradient array is bound in place of the last; false where there was none, or is none now. */
   #another(index: number, grad: Grad | null | undefined): boolean {
-    if (grad === null || grad === undefined || this.#grads[index] === null || grad instanceof SparseTensor) {
-      return false;
+    const { grads } = this;
+    if (grad === null || grad === undefined || grads[index] === null) return false;
+    const job = this.#jobs[index]!, n = this.#sizes[index]!;
+    if (n > 0 && job.bindHeld && holds(grad, job.dtype) && grad.length === n && !this.written.has(grad.buffer)) {
+      job.bindHeld(this.#rows[index]!, 1, grad);
+    } else {
+      if (grad instanceof SparseTensor) return false;
+      this.bindGrad(index, grad);
     }
-    this.rebind(index, grad);
-    this.#grads[index] = grad;
+    grads[index] = grad as TypedArray;
     return true;
   }
 

@@ -36,8 +36,17 @@ export interface Update<Group> {
   fill?(group: Group, tensor: string): number;
   /** Writes the rule's hyperparameters for a step that starts from these numbers. */
   hypers(group: Group, scalars: Readonly<Record<string, number>>, out: Float64Array, at: number): void;
-  /** The state's numbers after that step. */
-  next(group: Group, scalars: Readonly<Record<string, number>>): Record<string, number>;
+  /** Writes the state's numbers after that step. */
+  next(group: Group, scalars: Readonly<Record<string, number>>, out: Record<string, number>): void;
   /** What it does with sparse gradients; absent: it refuses them. */
   readonly sparse?: SparseSupport<Group>;
+}
+
+/** {@linkcode Update.next} where `step` is all there is. */
+export function countStep(
+  _group: unknown,
+  scalars: Readonly<Record<string, number>>,
+  out: Record<string, number>,
+): void {
+  out["step"] = scalars["step"]! + 1;
 }

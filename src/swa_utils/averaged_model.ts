@@ -5,9 +5,12 @@
  */
 
 import { addLiveSource, announceChange, pendingSaves } from "../checkpoint/live.ts";
+import { allocateArray, deviceOf } from "../cuda/device_array.ts";
+import { copyBits, onHost } from "../cuda/transfer.ts";
 import { allocate, readInto, type TypedArray, writeFrom } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
-import type { Parameter } from "../parameter.ts";
+import { CudaError, kind, show } from "../errors.ts";
+import { forgetList } from "../foreach_plan.ts";
+import { likeOf, Parameter } from "../parameter.ts";
 import { type AvgFn, getSwaMultiAvgFn, type MultiAvgFn } from "./averages.ts";
 import { type AveragedStateDict, makeStateDict, readStateDict } from "./averaged_state.ts";
 import { deepCopy } from "./deep_copy.ts";
@@ -17,15 +20,23 @@ import {
   arrayOf,
   checkFit,
   checkSeparate,
-  copyBits,
+  copyAll,
+  copyEach,
   type Entry,
+  isHere,
+  numbersOf,
   readTensors,
+  release,
+  type Somewhere,
   TensorTable,
 } from "./tensors.ts";
 
 /** Options of {@linkcode AveragedModel}. */
 export interface AveragedModelOptions {
-  /** The new value of an element, from its value and the model's; by default the equal average. Not with `multiAvgFn`. */
+  /**
+   * The new value of an element, from its value and the model's; by default the equal average. Not with `multiAvgFn`. It runs on the
+   * host: what is on a device is downloaded and uploaded again at each update.
+   */
   avgFn?: AvgFn | null;
   /** Changes all averaged tensors of a dtype in place; by default the equal average. Not with `avgFn`. */
   multiAvgFn?: MultiAvgFn | null;
@@ -41,12 +52,20 @@ interface Group {
   readonly current: Parameter[];
 }
 
+/** A tensor of the model's that is not where the average is, and its copy that is there. */
+interface Fetched {
+  readonly from: Parameter;
+  readonly to: Parameter;
+}
+
 /** What belongs together in the averaged model and in another. */
 interface Pairing {
   readonly model: Module;
   readonly own: TensorTable;
   readonly other: TensorTable;
   readonly groups: readonly Group[];
+  /** The tensors that are brought to the average before every update. */
+  readonly fetched: readonly Fetched[];
   /** The tensors that are copied at every update. */
   readonly copied: readonly number[];
   readonly ownNorms: readonly BatchNorm[];
@@ -89,6 +108,7 @@ function copyModel<M extends Module>(model: M): M {
     if (cloned) copied.forEach((entry, i) => copyBits(arrayOf(entry), arrayOf(entries[i]!)));
     return copy;
   } catch (error) {
+    if (error instanceof CudaError) throw error;
     const problem = error instanceof Error ? error.message : show(error);
     throw new TypeError(
       cloned
@@ -114,6 +134,11 @@ function copyModel<M extends Module>(model: M): M {
  * call for all tensors of a dtype, with the same bits in TypeScript.
  *
  * Buffers are what `namedBuffers()` names; `numBatchesTracked` of batch norms is copied too.
+ *
+ * What is on a device is copied and averaged there, one launch for each dtype and device, with the same bits. The average stays where
+ * it is: where the model is elsewhere, its tensors are brought to the average at each update, as in torch. So the average of a
+ * model on a device can be kept in the host's memory, by `to("cpu")` for each of `averaged.namedParameters()`; and if the model is
+ * moved to a device later, so may the average be.
  *
  * Papers: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv:1803.05407);
  * Polyak & Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging". torch source:
@@ -168,6 +193,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
    * @param model the model to average; it stays as it is
    * @param options see {@linkcode AveragedModelOptions}
    * @throws {TypeError} for no Module, an unknown option, both functions at once, or a model that must have `clone()` to be copied
+   * @throws {CudaError} if there is no memory for the copy on a device
    */
   constructor(model: M, options: AveragedModelOptions = {}) {
     this.#options = readOptions(options);
@@ -202,11 +228,12 @@ export class AveragedModel<M extends Module = Module> implements Module {
   updateParameters(model: Module): void {
     const n = this.nAveraged, { avgFn, multiAvgFn } = this.#options;
     if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`nAveraged must be an integer >= 0, got ${show(n)}`);
-    const { own, other, groups, copied, ownNorms, otherNorms } = this.#pair(model);
-    if (pendingSaves.size > 0) announceChange(() => own.arrays);
+    const { own, other, groups, fetched, copied, ownNorms, otherNorms } = this.#pair(model);
+    if (pendingSaves.size > 0) announceChange(() => own.arrays.filter(isHere));
     if (n === 0) {
-      own.arrays.forEach((array, i) => copyBits(array, other.arrays[i]!));
+      copyEach(own.arrays, other.arrays);
     } else {
+      for (const { from, to } of fetched) copyBits(numbersOf(to), numbersOf(from));
       if (avgFn !== null) averageElements(groups, avgFn, n);
       else for (const group of groups) averageGroup(group, multiAvgFn ?? AVERAGE, n);
       for (const i of copied) copyBits(own.arrays[i]!, other.arrays[i]!);
@@ -220,8 +247,9 @@ export class AveragedModel<M extends Module = Module> implements Module {
    * the function throws.
    *
    * Parameters and buffers of the model change and are restored, bit for bit, in the arrays that they had; whatever the function
-   * does to them is undone. Its own weights are set aside meanwhile, which takes as much memory again. The average does not
-   * change. The model may not be swapped twice at a time, nor averaged meanwhile.
+   * does to them is undone (but one that it moves to another device stays there). Its own weights are set aside meanwhile, which
+   * takes as much memory again where they are. The average does not change. The model may not be swapped twice at a time, nor
+   * averaged meanwhile.
    *
    * @param model the model that is trained
    * @param fn what is run; may be asynchronous
@@ -242,23 +270,31 @@ export class AveragedModel<M extends Module = Module> implements Module {
   async swap<T>(model: Module, fn: () => T): Promise<Awaited<T>> {
     if (typeof fn !== "function") throw new TypeError(`fn must be a function, got ${show(fn)}`);
     const { own, other, ownNorms, otherNorms } = this.#pair(model);
-    const { arrays, entries } = other, saved = arrays.map((array) => array.slice());
+    const { arrays, entries } = other, saved = copyAll(arrays), here = arrays.filter(isHere);
     const counts = otherNorms.map((norm) => norm.numBatchesTracked);
     const giveBack = () => {
-      announceChange(() => arrays);
+      announceChange(() => here);
       swapped.delete(model);
-      entries.forEach((entry, i) => {
-        if (entry.param !== null && entry.param.data !== arrays[i]) entry.param.data = arrays[i] as TypedArray;
-        copyBits(arrayOf(entry), saved[i]!); // not arrays[i]: an adapter's parameter is where the other library has it now
-      });
-      if (!other.holds(model)) restoreReplaced(model, entries, saved);
-      otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
+      try {
+        entries.forEach(({ param, raw }, i) => {
+          const before = arrays[i]!;
+          if (param !== null && isHere(before) && param.deviceArray === null && param.data !== before) {
+            param.data = before as TypedArray;
+          }
+          const now = param === null ? raw as AnyArray : numbersOf(param); // an adapter's is where the other library has it now
+          if (isHere(now) || !now.disposed) copyBits(now, saved[i]!);
+        });
+        if (!other.holds(model)) restoreReplaced(model, entries, saved);
+        otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
+      } finally {
+        release(saved);
+      }
     };
-    announceChange(() => arrays);
+    announceChange(() => here);
     swapped.add(model);
     let result: Awaited<T>;
     try {
-      arrays.forEach((array, i) => copyBits(array, own.arrays[i]!));
+      copyEach(arrays, own.arrays);
       copyCounts(otherNorms, ownNorms);
       result = await fn();
     } catch (error) {
@@ -278,7 +314,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
     }
     const known = this.#pairing;
     if (known?.model === model && known.own.holds(this.module) && known.other.holds(model)) return known;
-    this.#pairing = null;
+    this.#forget();
     const own = readTensors(this.module, "the averaged model"), other = readTensors(model, "the model");
     checkFit(own, other, "the model");
     checkSeparate(own, other, "the model");
@@ -288,20 +324,52 @@ export class AveragedModel<M extends Module = Module> implements Module {
         `the model must have as many batch norms as the averaged model, ${ownNorms.length}, got ${otherNorms.length}`,
       );
     }
+    const fetched: Fetched[] = [];
+    let groups: Group[];
+    try {
+      groups = groupByType(own, other, useBuffers, fetched);
+    } catch (error) {
+      release(fetched.map(({ to }) => numbersOf(to)));
+      throw error;
+    }
     return this.#pairing = {
       model,
       own: new TensorTable(own),
       other: new TensorTable(other),
-      groups: groupByType(own, other, useBuffers),
+      groups,
+      fetched,
       copied: own.flatMap(({ param, isBuffer }, i) => param === null || (isBuffer && !useBuffers) ? [i] : []),
       ownNorms,
       otherNorms,
     };
   }
 
+  #forget(): void {
+    const { fetched, groups } = this.#pairing ?? { fetched: [], groups: [] };
+    this.#pairing = null;
+    release(fetched.map(({ to }) => numbersOf(to)));
+    for (const { averaged } of groups) forgetList(averaged);
+  }
+
+  /**
+   * Gives back what the average has in the memory of devices; it must not be used afterwards. In the host's memory there is nothing to
+   * do. Without it that memory is freed some time after nobody holds the average any more.
+   */
+  dispose(): void {
+    this.#forget();
+    for (const pairs of [this.module.namedParameters(), this.module.namedBuffers?.() ?? []]) {
+      for (const [, tensor] of pairs) if (tensor instanceof Parameter) tensor.dispose();
+    }
+  }
+
+  /** `dispose()`, at the end of a block where the average is declared by `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
   /**
    * A snapshot: `nAveraged`, and each parameter and buffer by its name with the prefix `module.`. The averaging function is no
-   * part of it, as in torch.
+   * part of it, as in torch. What is on a device comes back in arrays of the host's.
    *
    * @returns plain data that survives `structuredClone`
    */
@@ -317,8 +385,9 @@ export class AveragedModel<M extends Module = Module> implements Module {
    */
   loadStateDict(stateDict: AveragedStateDict): void {
     const entries = readTensors(this.module, "the averaged model"), read = readStateDict(stateDict, entries);
-    announceChange(() => entries.map(arrayOf));
-    entries.forEach((entry, i) => copyBits(arrayOf(entry), read.arrays[i]!));
+    const arrays = entries.map(arrayOf);
+    announceChange(() => arrays.filter(isHere));
+    copyEach(arrays, read.arrays);
     this.nAveraged = read.nAveraged;
   }
 
@@ -352,15 +421,36 @@ export class AveragedModel<M extends Module = Module> implements Module {
   }
 }
 
-/** The tensors that are averaged, by dtype, each once. */
-function groupByType(own: readonly Entry[], other: readonly Entry[], useBuffers: boolean): Group[] {
+/** A parameter like another where the average is, for the numbers of one that is elsewhere. */
+function fetchTo(p: Parameter, from: Parameter): Fetched {
+  const { dtype, shape, size, deviceArray } = p;
+  const array = deviceArray === null
+    ? allocate(dtype, size, p.data)
+    : allocateArray(deviceOf(deviceArray), dtype, size);
+  return { from, to: new Parameter(array, { dtype, shape }) };
+}
+
+/** The tensors that are averaged, by dtype, each once; those that must be fetched are added to a list. */
+function groupByType(
+  own: readonly Entry[],
+  other: readonly Entry[],
+  useBuffers: boolean,
+  fetched: Fetched[],
+): Group[] {
   const groups = new Map<string, Group>();
   own.forEach(({ param, isBuffer, first, dtype }, i) => {
     if (param === null || first !== i || (isBuffer && !useBuffers)) return;
     let group = groups.get(dtype);
     if (group === undefined) groups.set(dtype, group = { averaged: [], current: [] });
+    const current = other[i]!.param!;
     group.averaged.push(param);
-    group.current.push(other[i]!.param!);
+    if (param.device === current.device) {
+      group.current.push(current);
+      return;
+    }
+    const pair = fetchTo(param, current);
+    fetched.push(pair);
+    group.current.push(pair.to);
   });
   for (const { averaged, current } of groups.values()) {
     Object.freeze(averaged);
@@ -381,17 +471,18 @@ function averageElements(groups: readonly Group[], avgFn: AvgFn, n: number): voi
   const results = groups.map(({ averaged, current }) =>
     averaged.map((p, i) => averageTensor(p, current[i]!, avgFn, n))
   );
-  groups.forEach(({ averaged }, g) => averaged.forEach((p, i) => copyBits(p.data, results[g]![i]!)));
+  groups.forEach(({ averaged }, g) => averaged.forEach((p, i) => copyBits(numbersOf(p), results[g]![i]!)));
 }
 
 function averageTensor(p: Parameter, q: Parameter, avgFn: AvgFn, n: number): TypedArray {
-  const { dtype, size } = p, out = allocate(dtype, size, p.data);
+  const { dtype, size } = p, out = allocate(dtype, size, likeOf(p));
+  const averaged = onHost(numbersOf(p)), current = onHost(numbersOf(q));
   const block = dtype === "float64" ? Float64Array : Float32Array; // 16 bits are rounded from float32
   const a = new block(Math.min(size, BLOCK)), b = new block(a.length);
   for (let from = 0; from < size; from += BLOCK) {
     const length = Math.min(BLOCK, size - from);
-    readInto(a, p.data, dtype, from, length);
-    readInto(b, q.data, dtype, from, length);
+    readInto(a, averaged, dtype, from, length);
+    readInto(b, current, dtype, from, length);
     for (let i = 0; i < length; i++) {
       const value = avgFn(a[i]!, b[i]!, n) as unknown;
       if (typeof value !== "number") {
@@ -409,7 +500,11 @@ function copyCounts(to: readonly BatchNorm[], from: readonly BatchNorm[]): void 
 }
 
 /** Puts saved values into arrays that have taken the place of those that they were saved from. */
-function restoreReplaced(model: Module, before: readonly Entry[], saved: readonly AnyArray[]): void {
+function restoreReplaced(
+  model: Module,
+  before: readonly Entry[],
+  saved: readonly Somewhere[],
+): void {
   const now = readTensors(model, "the model");
   checkFit(before, now, "the model after swap()");
   now.forEach((entry, i) => copyBits(arrayOf(entry), saved[i]!));

@@ -4,10 +4,11 @@
  * @module
  */
 
+import { DeviceArray, downloadArray } from "../cuda/device_array.ts";
 import { type DType, isTypedArray, type TypedArray } from "../dtype.ts";
 import { show, StateDictError } from "../errors.ts";
 import { readTensor } from "../optim/state_dict.ts";
-import { Parameter } from "../parameter.ts";
+import { likeOf, Parameter } from "../parameter.ts";
 import { type IntegerArray, isObject } from "./module.ts";
 import { type AnyArray, arrayOf, type Entry, type IntegerType } from "./tensors.ts";
 
@@ -29,12 +30,17 @@ export interface AveragedStateDict {
   [name: `module.${string}`]: TensorData;
 }
 
-/** A snapshot; `live`: of the arrays themselves, for a save that copies nothing. */
+/** A snapshot, in the host's memory; `live`: of the arrays themselves where they are there, for a save that copies nothing. */
 export function makeStateDict(nAveraged: number, entries: readonly Entry[], live = false): AveragedStateDict {
   const dict: AveragedStateDict = { nAveraged };
   for (const entry of entries) {
-    const data = arrayOf(entry);
-    dict[`module.${entry.name}`] = { dtype: entry.dtype, shape: [...entry.shape], data: live ? data : data.slice() };
+    const array = arrayOf(entry);
+    const data = array instanceof DeviceArray
+      ? downloadArray(array, likeOf(entry.param!))
+      : live
+      ? array
+      : array.slice();
+    dict[`module.${entry.name}`] = { dtype: entry.dtype, shape: [...entry.shape], data };
   }
   return dict;
 }
@@ -72,10 +78,11 @@ function readEntry(dict: Record<PropertyKey, unknown>, entry: Entry): AnyArray {
     }
   }
   if (entry.param === null) return readIntegers(data, entry, where);
-  if (isTypedArray(data) && !sameKind(data, entry.param.data)) {
+  if (isTypedArray(data) && !sameKind(data, likeOf(entry.param))) {
     throw new StateDictError(`${where} is no ${entry.dtype} in the state dict, as it is in the averaged model`);
   }
-  return readTensor(data, entry.param, where);
+  const { param } = entry;
+  return readTensor(data, { data: likeOf(param), dtype: param.dtype, size: param.size }, where);
 }
 
 const is16 = (array: TypedArray) => array.BYTES_PER_ELEMENT === 2;

@@ -18,7 +18,8 @@ export type AvgFn = (averaged: number, current: number, nAveraged: number) => nu
 
 /**
  * Changes averages in place: the averaged tensors, the model's, which belong to them one by one and are all of one dtype, and
- * how many updates came before. The lists themselves, and the model's tensors, must stay as they are.
+ * how many updates came before. The lists themselves, and the model's tensors, must stay as they are. A tensor and the one that
+ * belongs to it are on the same device, where {@linkcode foreach} computes too.
  */
 export type MultiAvgFn = (averaged: Parameter[], current: Parameter[], nAveraged: number) => void;
 

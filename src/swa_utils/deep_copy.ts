@@ -4,7 +4,9 @@
  * @module
  */
 
-import { kind, show } from "../errors.ts";
+import { DeviceArray, releaseArray } from "../cuda/device_array.ts";
+import { copyOnDevice } from "../cuda/transfer.ts";
+import { CudaError, kind, show } from "../errors.ts";
 import { Parameter } from "../parameter.ts";
 import { isObject } from "./module.ts";
 
@@ -32,6 +34,11 @@ function isBound(value: unknown, key: PropertyKey): boolean {
 class Copier {
   readonly #copies = new Map<object, object>();
 
+  /** Gives back what has been copied on devices. */
+  release(): void {
+    for (const copy of this.#copies.values()) if (copy instanceof DeviceArray) releaseArray(copy);
+  }
+
   copy<T>(value: T): T {
     if (!isObject(value) || Object.is(value, globalThis)) return value; // functions, classes among them, are shared
     const known = this.#copies.get(value);
@@ -54,6 +61,7 @@ class Copier {
       for (const item of value as Set<unknown>) copy.add(this.copy(item));
     }
     if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return copy; // their keys would be all their elements
+    if (value instanceof DeviceArray) return copy;
     this.#copyProperties(value, copy);
     if (Object.isFrozen(value)) Object.freeze(copy);
     else if (Object.isSealed(value)) Object.seal(copy);
@@ -66,8 +74,9 @@ class Copier {
     if (value instanceof Parameter) {
       const { shape, dtype, name, requiresGrad } = value;
       const options = name === undefined ? { shape, dtype, requiresGrad } : { shape, dtype, name, requiresGrad };
-      return new Parameter(this.copy(value.data), options); // without its gradient, as torch
+      return new Parameter(this.copy(value.deviceArray ?? value.data), options); // without its gradient, as torch
     }
+    if (value instanceof DeviceArray) return copyOnDevice(value);
     if (Array.isArray(value)) return new Array<unknown>(value.length);
     if (value instanceof Map) return new Map();
     if (value instanceof Set) return new Set();
@@ -122,17 +131,19 @@ function declareSame(from: Uint16Array, to: Uint16Array): void {
 }
 
 /**
- * A deep copy. Functions and classes are shared; so are symbols and other primitives. Private fields are lost: JavaScript
- * gives nobody else access to them.
+ * A deep copy. Functions and classes are shared; so are symbols and other primitives. What is on a device is copied there. Private
+ * fields are lost: JavaScript gives nobody else access to them.
  *
  * @param value what is copied
  * @throws {TypeError} for what cannot be copied: a function that is bound to the original, a WeakMap, a Promise, …
  */
 export function deepCopy<T>(value: T): T {
+  const copier = new Copier();
   try {
-    return new Copier().copy(value);
+    return copier.copy(value);
   } catch (error) {
-    if (error instanceof TypeError) throw error;
+    copier.release();
+    if (error instanceof TypeError || error instanceof CudaError) throw error;
     throw new TypeError(`it cannot be copied: ${error instanceof Error ? error.message : show(error)}`, {
       cause: error,
     });

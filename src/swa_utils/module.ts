@@ -4,6 +4,7 @@
  * @module
  */
 
+import { DeviceArray } from "../cuda/device_array.ts";
 import { isTypedArray, type TypedArray } from "../dtype.ts";
 import type { Parameter } from "../parameter.ts";
 
@@ -81,9 +82,12 @@ export function isObject(value: unknown): value is Record<PropertyKey, unknown> 
   return typeof value === "object" && value !== null;
 }
 
+/** Whether something is what a batch norm's statistics are; a model on a device may have them there. */
+const isStatistics = (value: unknown): boolean => isTypedArray(value) || value instanceof DeviceArray;
+
 /** Whether something is a batch norm. */
 export function isBatchNorm(module: unknown): module is BatchNorm {
-  return isObject(module) && isTypedArray(module["runningMean"]) && isTypedArray(module["runningVar"]) &&
+  return isObject(module) && isStatistics(module["runningMean"]) && isStatistics(module["runningVar"]) &&
     "momentum" in module && typeof module["resetRunningStats"] === "function";
 }
 

@@ -4,11 +4,13 @@
  * @module
  */
 
+import { DeviceArray, releaseArray } from "../cuda/device_array.ts";
+import { copyBits, copyOnDevice, memorySpan } from "../cuda/transfer.ts";
 import { type DType, isTypedArray, type TypedArray } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import { checkArray } from "../foreach_plan.ts";
 import { WrittenMemory } from "../memory.ts";
-import { Parameter } from "../parameter.ts";
+import { moveCount, Parameter } from "../parameter.ts";
 import { type IntegerArray, isObject, type Module } from "./module.ts";
 
 /** The element types of integer buffers. */
@@ -32,9 +34,18 @@ export interface Entry {
 /** An array of any of these. */
 export type AnyArray = TypedArray | IntegerArray;
 
+/** The numbers of a tensor: in the host's memory, or on a device. */
+export type Somewhere = AnyArray | DeviceArray;
+
+/** Whether an array is in the host's memory. */
+export const isHere = (array: Somewhere): array is AnyArray => !(array instanceof DeviceArray);
+
+/** A parameter's numbers, wherever they are. */
+export const numbersOf = (p: Parameter): TypedArray | DeviceArray => p.deviceArray ?? p.data;
+
 /** The array of an entry, as it is now. */
-export function arrayOf(entry: Entry): AnyArray {
-  return entry.param === null ? entry.raw as IntegerArray : entry.param.data;
+export function arrayOf({ param, raw }: Entry): Somewhere {
+  return param === null ? raw as IntegerArray : numbersOf(param);
 }
 
 const INTEGERS: Readonly<Record<string, IntegerType>> = {
@@ -93,8 +104,9 @@ export function readTensors(model: Module, whose: string): Entry[] {
     }
     if (names.has(name)) throw new RangeError(`${whose} must not have a name twice, got ${label} again`);
     names.add(name);
-    const array = param === null ? raw as IntegerArray : param.data;
-    if (param !== null) checkArray(array, param, label);
+    const array = param === null ? raw as IntegerArray : numbersOf(param);
+    if (!(array instanceof DeviceArray)) { if (param !== null) checkArray(array, param, label); }
+    else if (array.disposed) throw new TypeError(`${label} must be there, and ${array} has been disposed`);
     const first = firsts.get(raw) ?? entries.length;
     firsts.set(raw, first);
     const shape = raw instanceof Parameter ? raw.shape : [array.length];
@@ -110,7 +122,9 @@ const NOTHING: readonly [] = [];
 
 /** What a model's names stood for when it was read, to tell whether they still do. */
 export class TensorTable {
-  readonly arrays: readonly AnyArray[];
+  readonly arrays: readonly Somewhere[];
+  readonly #moves = moveCount();
+  readonly #away: boolean;
   readonly #names: readonly string[];
   readonly #raws: readonly unknown[];
   readonly #sizes: readonly number[];
@@ -118,6 +132,7 @@ export class TensorTable {
 
   constructor(readonly entries: readonly Entry[]) {
     this.arrays = entries.map(arrayOf);
+    this.#away = this.arrays.some((array) => array instanceof DeviceArray);
     this.#names = entries.map(({ name }) => name);
     this.#raws = entries.map(({ raw }) => raw);
     this.#sizes = entries.map(({ size }) => size);
@@ -126,7 +141,7 @@ export class TensorTable {
 
   /** Whether a model still has these very tensors under these names, and they their arrays with all elements. */
   holds(model: Module): boolean {
-    return this.#hold(model.namedParameters(), 0, this.#params) &&
+    return this.#moves === moveCount() && this.#hold(model.namedParameters(), 0, this.#params) &&
       this.#hold(model.namedBuffers?.() ?? NOTHING, this.#params, this.#raws.length);
   }
 
@@ -144,7 +159,10 @@ export class TensorTable {
   #same(name: string, raw: Entry["raw"], i: number): boolean {
     const array = this.arrays[i]!;
     return raw === this.#raws[i] && name === this.#names[i] &&
-      (raw === array || (raw as Parameter).data === array) && array.length === this.#sizes[i];
+      (this.#away && array instanceof DeviceArray
+        ? !array.disposed
+        : raw === array || (raw as Parameter).data === array) &&
+      array.length === this.#sizes[i];
   }
 }
 
@@ -189,25 +207,38 @@ export function checkFit(own: readonly Entry[], other: readonly Entry[], whose: 
 export function checkSeparate(own: readonly Entry[], other: readonly Entry[], whose: string): void {
   const one = memoryOf(own, "the averaged model");
   memoryOf(other, whose);
-  for (const entry of other) one.checkRead(arrayOf(entry) as TypedArray, () => `${show(entry.name)} of ${whose}`);
+  for (const entry of other) one.checkRead(memorySpan(arrayOf(entry)), () => `${show(entry.name)} of ${whose}`);
 }
 
 function memoryOf(entries: readonly Entry[], whose: string): WrittenMemory {
   const memory = new WrittenMemory();
   entries.forEach((entry, i) => {
-    if (entry.first === i) memory.add(arrayOf(entry) as TypedArray, `${show(entry.name)} of ${whose}`);
+    if (entry.first === i) memory.add(memorySpan(arrayOf(entry)), `${show(entry.name)} of ${whose}`);
   });
   memory.check();
   return memory;
 }
 
-/** Copies all elements, bit by bit, between arrays of one dtype and length. */
-export function copyBits(to: AnyArray, from: AnyArray): void {
-  if (to instanceof Uint16Array !== from instanceof Uint16Array) { // float16 has two kinds of arrays
-    new Uint16Array(to.buffer, to.byteOffset, to.length).set(
-      new Uint16Array(from.buffer, from.byteOffset, from.length),
-    );
-  } else {
-    (to as Float64Array).set(from as Float64Array);
+/** Copies arrays into others; those on devices first, for they may fail. */
+export function copyEach(to: readonly Somewhere[], from: readonly Somewhere[]): void {
+  const isLocal = (i: number) => isHere(to[i]!) && isHere(from[i]!);
+  for (let i = 0; i < to.length; i++) if (!isLocal(i)) copyBits(to[i]!, from[i]!);
+  for (let i = 0; i < to.length; i++) if (isLocal(i)) copyBits(to[i]!, from[i]!);
+}
+
+/** Gives back what is on devices. */
+export function release(arrays: readonly Somewhere[]): void {
+  for (const array of arrays) if (!isHere(array)) releaseArray(array);
+}
+
+/** Copies of arrays where they are: of all, or of none where there is no memory. */
+export function copyAll(arrays: readonly Somewhere[]): Somewhere[] {
+  const copies: Somewhere[] = [];
+  try {
+    for (const array of arrays) copies.push(isHere(array) ? array.slice() : copyOnDevice(array));
+    return copies;
+  } catch (error) {
+    release(copies);
+    throw error;
   }
 }

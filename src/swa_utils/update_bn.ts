@@ -7,6 +7,7 @@
 import { kind, show } from "../errors.ts";
 import type { TypedArray } from "../dtype.ts";
 import { type BatchNorm, isBatchNorm, isObject, type Module, modulesOf } from "./module.ts";
+import { copyAll, copyEach, release } from "./tensors.ts";
 
 /** What a batch norm was before. */
 interface Saved {
@@ -14,28 +15,19 @@ interface Saved {
   readonly momentum: number | null;
   readonly mean: TypedArray;
   readonly variance: TypedArray;
-  readonly meanValues: TypedArray;
-  readonly varianceValues: TypedArray;
+  /** Copies of both. */
+  readonly values: ReturnType<typeof copyAll>;
   readonly batches: number;
 }
 
 function save(norm: BatchNorm): Saved {
-  const { momentum, runningMean, runningVar, numBatchesTracked } = norm;
-  return {
-    norm,
-    momentum,
-    mean: runningMean,
-    variance: runningVar,
-    meanValues: runningMean.slice(),
-    varianceValues: runningVar.slice(),
-    batches: numBatchesTracked,
-  };
+  const { momentum, runningMean: mean, runningVar: variance, numBatchesTracked: batches } = norm;
+  return { norm, momentum, mean, variance, values: copyAll([mean, variance]), batches };
 }
 
 /** Gives a batch norm its statistics back, in the arrays that it had. */
-function restore({ norm, mean, variance, meanValues, varianceValues, batches }: Saved): void {
-  mean.set(meanValues);
-  variance.set(varianceValues);
+function restore({ norm, mean, variance, values, batches }: Saved): void {
+  copyEach([mean, variance], values);
   if (norm.runningMean !== mean) norm.runningMean = mean;
   if (norm.runningVar !== variance) norm.runningVar = variance;
   norm.numBatchesTracked = batches;
@@ -50,7 +42,8 @@ function isTraining(module: unknown): module is { training: boolean } {
  * any activations.
  *
  * The model runs in training mode, each batch norm with the momentum null, so that all batches count equally. In the end
- * every batch norm has its momentum back, and every module its own training mode. A model without batch norms is not run.
+ * every batch norm has its momentum back, and every module its own training mode. A model without batch norms is not run. Where the
+ * model's parameters are makes no difference; statistics that are DeviceArrays are kept and given back on their device.
  *
  * Paper: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv:1803.05407),
  * section 3.2. torch source: `torch/optim/swa_utils.py`. Differences: every module gets its own training mode back (torch puts
@@ -107,7 +100,8 @@ export async function updateBn(loader: Iterable<unknown> | AsyncIterable<unknown
   try {
     for await (const batch of loader as AsyncIterable<unknown>) {
       if (saved === null) {
-        saved = norms.map(save);
+        saved = [];
+        for (const norm of norms) saved.push(save(norm)); // all of them, before any is reset
         for (const norm of norms) {
           norm.resetRunningStats();
           norm.momentum = null;
@@ -122,6 +116,7 @@ export async function updateBn(loader: Iterable<unknown> | AsyncIterable<unknown
     throw error;
   } finally {
     saved?.forEach(({ norm, momentum }) => norm.momentum = momentum);
+    saved?.forEach(({ values }) => release(values));
     for (const { module, training } of modes) module.training = training;
   }
 }

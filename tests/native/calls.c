@@ -351,6 +351,7 @@ static int32_t call_others(void) {
   fs_set_isa(below(4));
   fs_set_grain(below(4) ? 1u << below(24) : SMALL(random_word()));
   fs_wake();
+  ok &= fs_huge_pages(NULL, any, any & 1) == 0;
   double nanoseconds[2] = {-1, -1}; /* on for some of the calls that follow, off for others */
   ok &= fs_profile(below(2), nanoseconds) == FS_OK && nanoseconds[0] >= 0 && nanoseconds[1] == -1;
   ok &= fs_profile(any, NULL) == FS_ERR_NULL && fs_profile(any, POINTER(word(nanoseconds) + 1 + any % 7)) == FS_ERR_ALIGN;

@@ -18,7 +18,7 @@
 #define API __attribute__((visibility("default")))
 #define GUARD 256u
 #define MAX_DEVICES 8
-#define LANES 16u
+
 
 enum {
   SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101,
@@ -202,7 +202,7 @@ static int check_lanes(const operation *o) {
   const uint64_t size = sizes[k->dtype];
   if (s->op > FS_REDUCE_OPS || s->x >= s->words || (s->op == FS_DOT && s->y >= s->words)) return trouble("%s: no such reduction", k->name);
   if (s->count > 0 && !holds(o->device, s->chunks, 16 * s->count, 8)) return trouble("%s: the chunks are not there", k->name);
-  if (s->count > 0 && !holds(o->device, s->out, 8 * LANES * s->count, 8)) return trouble("%s: there is no room for the lanes", k->name);
+  if (s->count > 0 && !holds(o->device, s->out, 8 * FS_CUDA_LANES * s->count, 8)) return trouble("%s: there is no room for the lanes", k->name);
   const uint64_t *chunks = (const uint64_t *)(uintptr_t)s->chunks;
   for (uint64_t c = 0; c < s->count; c++) {
     const uint64_t at = s->table + chunks[2 * c] * s->words * 8, first = chunks[2 * c + 1];
@@ -221,7 +221,7 @@ static int check_lanes(const operation *o) {
 
 static int check_fold(const operation *o) {
   const fs_cuda_fold *s = (const fs_cuda_fold *)o->parameter;
-  if (s->op >= FS_REDUCE_OPS || (s->count > 0 && (!holds(o->device, s->lanes, 8 * LANES * s->count, 8) ||
+  if (s->op >= FS_REDUCE_OPS || (s->count > 0 && (!holds(o->device, s->lanes, 8 * FS_CUDA_LANES * s->count, 8) ||
                                                   !holds(o->device, s->out, 8 * s->count, 8)))) {
     return trouble("fold: the lanes are not there, or no room for the results");
   }
@@ -230,7 +230,7 @@ static int check_fold(const operation *o) {
 
 static int run_kernel(operation *o) {
   const fs_cuda_kernel *k = o->kernel;
-  const int wrong = k->kind == FS_CUDA_STEP ? check_step(o) : k->kind == FS_CUDA_LANES ? check_lanes(o) : check_fold(o);
+  const int wrong = k->kind == FS_CUDA_STEP ? check_step(o) : k->kind == FS_CUDA_LANES_OF ? check_lanes(o) : check_fold(o);
   if (wrong) return wrong;
   void *parameters[] = {o->parameter};
   fs_cuda_thread.ntid = o->threads;

@@ -5,12 +5,14 @@
  */
 
 import type { StateValue, TypedArray } from "../../mod.ts";
+import { DeviceArray, downloadArray } from "../../src/cuda/device_array.ts";
 import { isTypedArray } from "../../src/dtype.ts";
 
-/** A state's entry as arrays: of a sparse tensor the values and the indices, of a list each entry's. */
+/** A state's entry as arrays: of a sparse tensor the values and the indices, of a list each entry's, of a device's array a copy. */
 export function arraysOf(value: StateValue): TypedArray[] {
   if (typeof value === "number") return [Float64Array.of(value)];
   if (Array.isArray(value)) return value.flatMap((entry: number | TypedArray) => arraysOf(entry));
+  if (value instanceof DeviceArray) return [downloadArray(value)];
   return isTypedArray(value) ? [value] : [value.values, Float64Array.from(value.indices)];
 }
 

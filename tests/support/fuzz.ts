@@ -23,6 +23,7 @@ import {
   type StateValue,
   type TypedArray,
 } from "../../mod.ts";
+import { DeviceArray } from "../../src/cuda/device_array.ts";
 import { GRAIN, type Isa } from "../../ffi/backend.ts";
 import { bestBackend } from "../../ffi/load.ts";
 import { DTYPES, isTypedArray } from "../../src/dtype.ts";
@@ -219,7 +220,7 @@ function addState(hash: Hash, value: StateValue, dtype: DType): void {
   if (typeof value === "number") hash.add(value);
   else if (isTypedArray(value)) hash.array(value, dtype);
   else if (Array.isArray(value)) value.forEach((v: number | TypedArray) => addState(hash, v, dtype));
-  else {
+  else if (!(value instanceof DeviceArray)) {
     hash.array(value.values, dtype);
     for (const index of value.indices) hash.add(index);
   }

@@ -7,7 +7,6 @@
  * @module
  */
 
-import type { TypedArray } from "../../mod.ts";
 import { fromFloat16, toFloat16 } from "../../src/dtype.ts";
 
 /** Device memory: regions far from each other, at addresses that are no addresses of the host. */
@@ -19,7 +18,7 @@ export class DeviceMemory {
   view: DataView = new DataView(new ArrayBuffer(0));
 
   /** Maps an array; returns its address. What kernels write is seen in it at once. */
-  map(array: TypedArray | BigUint64Array, writable = true): bigint {
+  map(array: ArrayBufferView, writable = true): bigint {
     this.#regions.push({ view: new DataView(array.buffer, array.byteOffset, array.byteLength), writable });
     return BigInt(DeviceMemory.#first + (this.#regions.length - 1) * DeviceMemory.#apart);
   }
@@ -274,6 +273,7 @@ function translate(instruction: Instruction, entry: Entry): string {
     if (op === "neg") return write(to, `-${get(a)}`);
     if (op === "abs") return write(to, `Math.abs(${get(a)})`);
   }
+  if (op === "neg" && rest.length === 1 && /^s(32|64)$/.test(type)) return write(to, `-${get(a)}`);
   if (rest.length === 1 && /^[us](16|32|64)$/.test(type)) {
     if (op === "add" || op === "sub") return write(to, `${get(a)} ${ARITHMETIC[op]} ${get(b)}`);
     if (op === "max" || op === "min") {

@@ -17,7 +17,8 @@ export const RULE_NAMES: readonly string[] = [
 
 /** For each buffer of a rule the flags that make it used; 0: always. */
 export function needsOf(rule: string): number[] {
-  const list = read("rules", `${rule}.h`).match(new RegExp(`#define ${rule}_BUFFERS\\(X\\)((?:.|\\\\\\n)*)`))![1]!;
+  const header = read("rules", `${rule}.h`).replaceAll("\\\n", "");
+  const list = header.match(new RegExp(`#define ${rule}_BUFFERS\\(X\\)(.*)`))![1]!;
   return [...list.matchAll(/X\(\w+, \w+, (?:(\d+)u << (\d+)|0)\)/g)].map(([, bits, by]) => {
     return bits === undefined ? 0 : Number(bits) << Number(by);
   });
