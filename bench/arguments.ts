@@ -18,17 +18,27 @@ export interface Arguments {
   readonly sets: readonly ShapeSet[];
   /** How often each contender has its turn. */
   readonly rounds: number;
+  /** The peers, of those that there are. */
+  readonly peers: readonly string[];
+  /** Where to write what was found. */
+  readonly json: string | undefined;
 }
 
 /** Processors' worth of work by others from which a warning is given. */
 const BUSY = 0.5;
 
-/** Reads `--rules=A,B --sets=C,D --rounds=N` (`--rules=all`: every rule); ends the program with a message where they make no sense, and warns where the machine is busy. */
-export function readArguments(): Arguments {
+/**
+ * Reads `--rules=A,B --sets=C,D --rounds=N` (`--rules=all`: every rule); ends the program with a message where they make no sense,
+ * and warns where the machine is busy.
+ *
+ * @param peers where there are some: `--peers=A,B` and `--json=PATH` are read, too
+ */
+export function readArguments(peers: readonly string[] = []): Arguments {
   try {
+    const text = { type: "string" } as const, own = { rules: text, sets: text, rounds: text };
     const { values } = parseArgs({
       args: process.argv.slice(2),
-      options: { rules: { type: "string" }, sets: { type: "string" }, rounds: { type: "string" } },
+      options: peers.length > 0 ? { ...own, peers: text, json: text } : own,
     });
     const rounds = Number(values.rounds ?? 15);
     if (!Number.isSafeInteger(rounds) || rounds < 1) {
@@ -43,7 +53,14 @@ export function readArguments(): Arguments {
       : values.rules === undefined
       ? MAIN_RULES
       : pick("rules", values.rules, RULE_NAMES);
-    return { rules, sets: pick("sets", values.sets, SET_NAMES), rounds };
+    const more = values as { peers?: string; json?: string };
+    return {
+      rules,
+      sets: pick("sets", values.sets, SET_NAMES),
+      rounds,
+      peers: pick("peers", more.peers, peers),
+      json: more.json,
+    };
   } catch (error) {
     console.error(`error: ${(error as Error).message}`);
     process.exit(2);

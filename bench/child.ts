@@ -1,5 +1,5 @@
 /**
- * A peer in Python: a child process that answers a line of JSON with a line of JSON.
+ * A peer, in Python or JavaScript: a child process that answers a line of JSON with a line of JSON.
  *
  * @module
  */
@@ -25,10 +25,18 @@ export function canImport(module: string): boolean {
   return spawnSync(PYTHON, ["-c", `import ${module}`], { stdio: "ignore" }).status === 0;
 }
 
-/** Starts a program of bench/peers/, with further environment. */
+/** Starts a program of bench/peers/, with further environment: by Python, or by the runtime that this runs in. */
 export function startChild(script: string, env: Readonly<Record<string, string>> = {}): Child {
   const path = fromFileUrl(new URL(`./peers/${script}`, import.meta.url));
-  const child = spawn(PYTHON, [path], { stdio: ["pipe", "pipe", "inherit"], env: { ...process.env, ...env } });
+  const deno = "Deno" in globalThis && !("Bun" in globalThis);
+  const [command, ...args] = script.endsWith(".py")
+    ? [PYTHON]
+    : [process.execPath, "run", ...(deno ? ["-A", "--quiet", "--no-prompt"] : [])];
+  const child = spawn(command!, [...args, path], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env: { ...process.env, ...env },
+  });
+  child.stdin.on("error", () => {}); // it has ended: the answer that does not come tells
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   return {
     async ask(request) {

@@ -176,7 +176,10 @@ export class Work {
     );
     this.plain = recipe.plain?.(arrays) ?? null;
     const twin = [twinJob(recipe, arrays)];
-    this.limit = () => backend.run(twin, threads);
+    this.limit = () => {
+      backend.wake(); // as a step does
+      backend.run(twin, threads);
+    };
   }
 
   /** Gives every parameter another gradient array. */

@@ -1,8 +1,9 @@
 /**
- * What the CUDA kernels of ptx.c take: one parameter each, one of the structures below, by value. All addresses are the device's.
+ * What the CUDA kernels of ptx.c take: one parameter each, one of the structures below, by value. All addresses are those
+ * of the device.
  *
- * Grids and blocks are 1-dimensional and may have any size: blocks or threads take turns until everything is done, without
- * barriers or shared memory, and no size changes a bit. Tables are those of flatstep.h.
+ * Grids and blocks are 1-dimensional, of any size (256 threads always fit the registers): blocks or threads take turns
+ * until everything is done, without barriers or shared memory, and no size changes a bit. Tables are those of flatstep.h.
  */
 #ifndef FS_CUDA_H
 #define FS_CUDA_H
@@ -12,7 +13,10 @@
 /** Hyperparameters that a rule may have; the rules' kernels all take so many. */
 #define FS_CUDA_HYPERS 13u
 
-/** RULE_DTYPE (adam_f32 …): a step of the rows that are named by chunks, which have one row of hyperparameters. A block a chunk. */
+/**
+ * RULE_DTYPE (adam_f32 …): a step of the rows that are named by chunks, which have one row of hyperparameters. A block a
+ * chunk.
+ */
 typedef struct fs_cuda_step {
   uint64_t table;  /* rows of `words` words; which row of hyperparameters they name is not looked at */
   uint64_t chunks; /* `count` times { u64 row, u64 first element } */
@@ -47,8 +51,8 @@ typedef struct fs_cuda_fold {
 } fs_cuda_fold;
 
 /**
- * adafactor_PHASE_DTYPE, muon_PHASE_DTYPE: a phase of a step of whole tensors (adafactor.c, muon.c). Which items of a tensor there
- * are, a thread each, is said where the kernels are (ptx_tensors.h); a block takes `length` of them.
+ * adafactor_PHASE_DTYPE, muon_PHASE_DTYPE: a phase of a step of whole tensors (adafactor.c, muon.c). Which items of a
+ * tensor there are, a thread each, is said where the kernels are (ptx_tensors.h); a block takes `length` of them.
  */
 typedef struct fs_cuda_tensors {
   uint64_t table;  /* rows of FS_CUDA_TENSOR_WORDS words: enum fs_cuda_tensor_word */
@@ -84,7 +88,10 @@ enum fs_cuda_tensor_word {
   FS_CUDA_TENSOR_WORDS = 21
 };
 
-/** product_f32, product_f64: out [m, n] = beta * add + alpha * a b, where a[i][k] is a[i * a_row + k * a_column], b[k][j] is b[k * b_row + j]. */
+/**
+ * product_f32, product_f64: out [m, n] = beta * add + alpha * a b, where a[i][k] is a[i * a_row + k * a_column], b[k][j] is
+ * b[k * b_row + j]. A warp a piece of the result.
+ */
 typedef struct fs_cuda_product {
   uint64_t m, n, k;
   uint64_t a, b, add, out; /* add may be 0 */
@@ -98,12 +105,12 @@ typedef struct fs_cuda_transpose {
   uint64_t rows, columns, from, to;
 } fs_cuda_transpose;
 
-/** Pieces of a product that a thread and a warp compute. */
+/** Rows of a thread's piece of a product; its columns, which are a warp apart. */
 #define FS_CUDA_DOWN 8u
 #define FS_CUDA_ACROSS 4u
 #define FS_CUDA_WARP 32u
 
-_Static_assert(sizeof(fs_cuda_tensors) == 32 && sizeof(fs_cuda_product) == 104 && sizeof(fs_cuda_transpose) == 32, "no padding");
+_Static_assert(sizeof(fs_cuda_tensors) == 32 && sizeof(fs_cuda_product) == 104, "no padding");
 _Static_assert(sizeof(fs_cuda_step) == 152 && sizeof(fs_cuda_lanes) == 64 && sizeof(fs_cuda_fold) == 32, "no padding");
 
 #ifdef FS_CUDA_HOST

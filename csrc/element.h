@@ -20,7 +20,9 @@
 #elif defined(__GNUC__)
 #define FS_VECTOR_LOOP _Pragma("GCC ivdep")
 #endif
-#define FS_LOOP(i, from, to) FS_VECTOR_LOOP for (size_t i = (from); i < (to); i++)
+#define FS_WIDTH /* what a dtype has to say of its vectors */
+#define FS_LOOP_BY(step, i, from, to) FS_VECTOR_LOOP FS_WIDTH for (size_t i = (from); i < (to); i += (step))
+#define FS_LOOP(i, from, to) FS_LOOP_BY(1, i, from, to)
 
 FS_INLINE uint32_t fs_bits(float x) {
   uint32_t u;
@@ -43,24 +45,42 @@ FS_INLINE float fs_load_bf16(uint16_t x) { return fs_float((uint32_t)x << 16); }
 
 FS_INLINE uint16_t fs_store_bf16(float x) {
   const uint32_t u = fs_bits(x);
-  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16; /* to nearest, ties to even */
-  return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? ((u >> 16) | 0x40u) : rounded);
+  const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u); /* to nearest, ties to even */
+  return (uint16_t)((x != x ? u | 0x400000u : rounded) >> 16);
 }
 
-#if defined(__NVPTX__)
-/* One instruction each, to nearest, with subnormals; the integer code below would take longer than the memory. */
-FS_INLINE float fs_load_f16(uint16_t x) {
+#if defined(__x86_64__) || defined(__aarch64__) || defined(__NVPTX__)
+/* One instruction each, where the instruction set has them: to nearest, with subnormals. The integer code below takes longer than the memory. */
+FS_INLINE float fs_load_half(uint16_t x) {
   _Float16 h;
   __builtin_memcpy(&h, &x, 2);
   return (float)h;
 }
 
-FS_INLINE uint16_t fs_store_f16(float x) {
+FS_INLINE uint16_t fs_store_half(float x) {
   const _Float16 h = (_Float16)x;
   uint16_t u;
   __builtin_memcpy(&u, &h, 2);
   return u;
 }
+
+/*
+ * A sign and a maximum without comparing what was loaded by fs_load_half with a constant or with each other: clang would
+ * compare in float16, and no vector instruction does.
+ */
+FS_INLINE float fs_sign_half(float x) {
+  const uint32_t u = fs_bits(x);
+  return (u & 0x7fffffffu) - 1u < 0x7f800000u ? fs_float((u & 0x80000000u) | 0x3f800000u) : x;
+}
+
+FS_INLINE float fs_maximum_half(float a, float b) {
+  return a - b >= 0 || (fs_bits(a) & 0x7fffffffu) > 0x7f800000u ? a : b;
+}
+#endif
+
+#if defined(__NVPTX__)
+FS_INLINE float fs_load_f16(uint16_t x) { return fs_load_half(x); }
+FS_INLINE uint16_t fs_store_f16(float x) { return fs_store_half(x); }
 #else
 FS_INLINE float fs_load_f16(uint16_t x) {
   const uint32_t magnitude = ((uint32_t)x & 0x7fffu) << 13;
@@ -82,6 +102,19 @@ FS_INLINE uint16_t fs_store_f16(float x) {
   return (uint16_t)(h | sign);
 }
 #endif
+
+/* Two elements that are a word: vectors of words are split and joined by shifts and masks, without moving lanes. */
+FS_INLINE void fs_load_pair(uint16_t *pair, const uint16_t *from) {
+  uint32_t u;
+  __builtin_memcpy(&u, from, 4);
+  pair[0] = (uint16_t)u;
+  pair[1] = (uint16_t)(u >> 16);
+}
+
+FS_INLINE void fs_store_pair(uint16_t *to, const uint16_t *pair) {
+  const uint32_t u = pair[0] | (uint32_t)pair[1] << 16;
+  __builtin_memcpy(to, &u, 4);
+}
 
 FS_INLINE float fs_root_f32(float x) { return __builtin_sqrtf(x); }
 FS_INLINE double fs_root_f64(double x) { return __builtin_sqrt(x); }

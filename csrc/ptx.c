@@ -1,7 +1,7 @@
 /**
- * The rules and reductions as CUDA kernels, for `zig cc -target nvptx64-cuda`: the ABI is cuda.h. The bodies are the CPU's;
- * without contraction and without flushing to zero all arithmetic is .rn, and the bits are the CPU's. Nothing is shared by
- * kernels, so that each may be loaded by itself.
+ * Rules and reductions as CUDA kernels, for `zig cc -target nvptx64-cuda`: the ABI is cuda.h. The bodies are the CPU's;
+ * without contraction and without flushing to zero all arithmetic is .rn, and the bits are the CPU's. Nothing is shared
+ * by kernels, so that each may be loaded by itself.
  *
  * With FS_CUDA_HOST they are functions of the host, each call of which is a thread: what tests run.
  */
@@ -81,7 +81,8 @@ FS_KERNEL fold(const fs_cuda_fold s) {
 #undef RULE
 /* Those that are no rule's: OF(name, structure, kind, dtype). */
 #define FS_EACH_DTYPE(of, name, type, kind) \
-  of(name##_f32, type, kind, FS_F32) of(name##_f64, type, kind, FS_F64) of(name##_bf16, type, kind, FS_BF16) of(name##_f16, type, kind, FS_F16)
+  of(name##_f32, type, kind, FS_F32) of(name##_f64, type, kind, FS_F64)                    \
+  of(name##_bf16, type, kind, FS_BF16) of(name##_f16, type, kind, FS_F16)
 #define FS_PHASE(of, name) FS_EACH_DTYPE(of, name, fs_cuda_tensors, FS_CUDA_TENSORS)
 #define FS_OTHERS(of)                                                                      \
   FS_EACH_DTYPE(of, lanes, fs_cuda_lanes, FS_CUDA_LANES_OF)                                \
@@ -91,7 +92,8 @@ FS_KERNEL fold(const fs_cuda_fold s) {
   FS_PHASE(of, adafactor_update) FS_PHASE(of, adafactor_vector_update)                     \
   FS_PHASE(of, muon_begin) FS_PHASE(of, muon_norm) FS_PHASE(of, muon_scale) FS_PHASE(of, muon_end) \
   of(product_f32, fs_cuda_product, FS_CUDA_PRODUCT, FS_F32) of(product_f64, fs_cuda_product, FS_CUDA_PRODUCT, FS_F64) \
-  of(transpose_f32, fs_cuda_transpose, FS_CUDA_TRANSPOSE, FS_F32) of(transpose_f64, fs_cuda_transpose, FS_CUDA_TRANSPOSE, FS_F64) \
+  of(transpose_f32, fs_cuda_transpose, FS_CUDA_TRANSPOSE, FS_F32)                          \
+  of(transpose_f64, fs_cuda_transpose, FS_CUDA_TRANSPOSE, FS_F64)                          \
   of(fold, fs_cuda_fold, FS_CUDA_FOLD, FS_F64)
 #define FS_INVOKE_OTHER(name, type, kind, dtype) FS_INVOKE(name, type)
 FS_OTHERS(FS_INVOKE_OTHER)
@@ -101,7 +103,8 @@ FS_OTHERS(FS_INVOKE_OTHER)
    0 name##_BUFFERS(FS_COUNT), 0 name##_HYPERS(FS_COUNT), 0 name##_FLAGS(FS_COUNT), name##_needs, name##_access},
 #define FS_ROW(name, type, kind, dtype) {#name, 1, FS_SIZE_OF(type), invoke_##name, kind, dtype, 0, 0, 0, NULL, NULL},
 #define RULE(name) \
-  FS_STEP_ROW(name, f32, FS_F32) FS_STEP_ROW(name, f64, FS_F64) FS_STEP_ROW(name, bf16, FS_BF16) FS_STEP_ROW(name, f16, FS_F16)
+  FS_STEP_ROW(name, f32, FS_F32) FS_STEP_ROW(name, f64, FS_F64)                            \
+  FS_STEP_ROW(name, bf16, FS_BF16) FS_STEP_ROW(name, f16, FS_F16)
 const fs_cuda_kernel fs_cuda_kernels[] = {
 #include "rules.def"
     FS_OTHERS(FS_ROW)

@@ -1,12 +1,12 @@
 /**
- * Products of matrices, for float32 and float64: the terms of each element are added in the order of k, each product and each sum
- * rounded, as matmul_kernels.h does. A thread has FS_CUDA_DOWN rows of FS_CUDA_ACROSS elements in registers; a warp has the
- * same rows and neighbouring columns, so that b is read in whole lines and a in one place.
+ * Products of matrices, for float32 and float64: the terms of each element are added in the order of k, each product and
+ * each sum rounded, as matmul_kernels.h does. A thread has FS_CUDA_DOWN rows of FS_CUDA_ACROSS elements in registers; a
+ * warp has the same rows and neighbouring columns, so that b is read in whole lines and a in one place.
  */
 #define FS_STAMPED(name) FS_CAT(FS_CAT(name, FS_DTYPE), FS_ISA_NAME)
 #define FS_WIDE (FS_CUDA_WARP * FS_CUDA_ACROSS)
 
-/* A thread's piece at row i0 and column j0; `whole` if all of it is there, else rows and columns beyond the edge are the last ones. */
+/* A thread's piece at row i0 and column j0; `whole` if all of it is there, else the last ones stand for those beyond it. */
 FS_INLINE void FS_STAMPED(fs_piece)(const fs_cuda_product *s, const uint64_t i0, const uint64_t j0, const int whole) {
   const real *a[FS_CUDA_DOWN], *b[FS_CUDA_ACROSS];
   real sum[FS_CUDA_DOWN][FS_CUDA_ACROSS];

@@ -1,8 +1,8 @@
 /**
  * The rules' kernels for one dtype; included by stamp.h in the place of its loops.
  *
- * A thread takes FS_CUDA_EACH elements at a time, FS_CUDA_APART apart, and loads all of them before it computes: so there are
- * enough loads under way to keep the memory busy, neighbours read neighbours, and the offsets are constants.
+ * A thread takes FS_CUDA_EACH elements at a time, FS_CUDA_APART apart, and loads all of them before it computes: so enough
+ * loads are under way to keep the memory busy, neighbours read neighbours, and the offsets are constants.
  */
 #define FS_CUDA_EACH 4u
 #define FS_CUDA_APART 256u

@@ -1,6 +1,6 @@
 /**
  * Rules that look at a whole tensor, for one dtype: adafactor.c and muon.c in phases, a kernel each. The sums are those of
- * tensor_kernels.h, in its order: a thread for each lane, column or tensor whose terms have to be added one after the other.
+ * tensor_kernels.h, in its order: a thread for each lane, column or tensor whose terms are added one after the other.
  */
 #define FS_LOADED(x) FS_CAT(fs_load, FS_DTYPE)(x)
 #define FS_ROUNDED(x) FS_CAT(fs_store, FS_DTYPE)(x)
@@ -91,7 +91,8 @@ FS_PHASE(adafactor_norm, matrices * blocks * strips * FS_CUDA_LANES, {
   const uint64_t l = t % FS_CUDA_LANES, unit = t / FS_CUDA_LANES, matrix = unit / strips / blocks;
   const uint64_t first = unit / strips % blocks * FS_TILE_ROWS, at = unit % strips * FS_TILE_COLUMNS + l;
   const uint64_t left = at < columns ? columns - at : 0, most = FS_TILE_COLUMNS - l, below = rows - first;
-  const uint32_t n = (uint32_t)(left < most ? left : most), height = (uint32_t)(below < FS_TILE_ROWS ? below : FS_TILE_ROWS);
+  const uint32_t n = (uint32_t)(left < most ? left : most);
+  const uint32_t height = (uint32_t)(below < FS_TILE_ROWS ? below : FS_TILE_ROWS);
   const real *const b = FS_OF(const real, C_FACTORS) + matrix * columns + at, limit = (real)h[A_LIMIT];
   double lane = 0;
   for (uint32_t i = 0; i < height; i++) {
@@ -110,9 +111,10 @@ FS_PHASE(adafactor_update, matrices * rows * columns, {
   const double step = *FS_OF(const double, C_RESULT);
   const real sign = (real)h[A_SIGN], decay = (real)h[A_DECAY], limit = (real)FS_AT_MOST(h[A_LIMIT] * step, FS_MOST);
   const uint64_t i = t / columns, j = t - i * columns;
-  const real a = (real)(FS_OF(const double, C_ROW_FACTORS)[i] * step), b = FS_OF(const real, C_FACTORS)[i / rows * columns + j];
+  const real a = (real)(FS_OF(const double, C_ROW_FACTORS)[i] * step);
+  const real b = FS_OF(const real, C_FACTORS)[i / rows * columns + j], g = FS_LOADED(FS_OF(const elem, C_GRAD)[t]);
   elem *const p = FS_OF(elem, C_PARAM) + t;
-  *p = FS_ROUNDED(decay * FS_LOADED(*p) - (sign * FS_LOADED(FS_OF(const elem, C_GRAD)[t])) * FS_AT_MOST(a * b, limit));
+  *p = FS_ROUNDED(decay * FS_LOADED(*p) - (sign * g) * FS_AT_MOST(a * b, limit));
 })
 
 /* Items: lanes of chunks of a vector. The squares of their updates. */
@@ -137,7 +139,8 @@ FS_PHASE(adafactor_vector_update, columns, {
   elem *const p = FS_OF(elem, C_PARAM) + t, *const v0 = FS_OF(elem, C_FIRST) + t;
   FS_VECTOR_HYPERS
   const real by = (real)(h[A_SIGN] * step), decay = (real)h[A_DECAY];
-  const real gradient = FS_LOADED(FS_OF(const elem, C_GRAD)[t]), before = FS_LOADED(*v0), now = FS_VARIANCE(gradient, before);
+  const real gradient = FS_LOADED(FS_OF(const elem, C_GRAD)[t]), before = FS_LOADED(*v0);
+  const real now = FS_VARIANCE(gradient, before);
   *v0 = FS_ROUNDED(now);
   *p = FS_ROUNDED(decay * FS_LOADED(*p) - by * (gradient / FS_DIVISOR(now)));
 })

@@ -2,20 +2,25 @@
  * Stamps every rule for one dtype and one instruction set; included once for each pair.
  *
  * Before: FS_DTYPE (f32 …), FS_ISA_NAME (base …), `real` and `elem` (arithmetic and storage type), FS_TARGET (the
- * function attribute that selects the instruction set), FS_ROOT and FS_ABSOLUTE. Makes functions NAME_DTYPE_ISA of type fs_kernel; with
- * FS_CUDA, kernels (ptx_rules.h).
+ * function attribute that selects the instruction set), FS_ROOT and FS_ABSOLUTE; FS_PAIRS for 16 bits that are converted by integer
+ * code, FS_HALF for float16 that has instructions. Makes functions NAME_DTYPE_ISA of type fs_kernel; with FS_CUDA, kernels
+ * (ptx_rules.h).
  */
 #define FS_STAMPED(name) FS_CAT(FS_CAT(name, FS_DTYPE), FS_ISA_NAME)
 #define HALF ((real)0.5)
 #define ONE ((real)1)
 #define ABSOLUTE(x) FS_ABSOLUTE(x)
-/* -1, 0 or 1; a NaN stays one. */
+/* SIGN: -1, 0 or 1; a NaN stays one. MAXIMUM: the larger one, or a NaN if there is one. */
+#ifdef FS_HALF
+#define SIGN(x) fs_sign_half(x)
+#define MAXIMUM(a, b) fs_maximum_half(a, b)
+#else
 #define SIGN(x) ((x) > 0 ? ONE : (x) < 0 ? -ONE : (x))
+#define MAXIMUM(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
+#endif
 #define LOAD(b) FS_CAT(fs_load, FS_DTYPE)(b[i])
 #define STORE(b, x) (b[i] = FS_CAT(fs_store, FS_DTYPE)(x))
 #define ROOT(x) FS_ROOT(x)
-/* The larger one, or a NaN if there is one. */
-#define MAXIMUM(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
 
 /* The bodies: a header's FS_RULE(name) { … } becomes a function of one element's index. */
 #define FS_FIELD(name) real name;
@@ -59,7 +64,28 @@
 #else
 #define FS_READ_HYPER(name) h.name = (real)*hyper++;
 #define FS_BUFFER_DECLARE(name, access, needs) elem *const name = (elem *)(uintptr_t)*pointers++;
+#ifdef FS_PAIRS
+#define FS_USED(needs) ((needs) == 0 || ((needs) & variant) != 0)
+#define FS_WRITTEN(access) (sizeof #access == sizeof "rw")
+#define FS_PAIR_AT(name, access, needs) elem *const name##_at = name;
+#define FS_PAIR_READ(name, access, needs)                                                  \
+  elem name[2] = {0, 0};                                                                   \
+  if (FS_USED(needs)) fs_load_pair(name, name##_at + i);
+#define FS_PAIR_WRITE(name, access, needs)                                                 \
+  if (FS_USED(needs) && FS_WRITTEN(access)) fs_store_pair(name##_at + i, name);
+#define FS_RUN(name)                                                                       \
+  const size_t even = from + (to - from) / 2 * 2;                                          \
+  name##_BUFFERS(FS_PAIR_AT)                                                               \
+  FS_LOOP_BY(2, i, from, even) {                                                           \
+    name##_BUFFERS(FS_PAIR_READ)                                                           \
+    FS_BODY(name, 0);                                                                      \
+    FS_BODY(name, 1);                                                                      \
+    name##_BUFFERS(FS_PAIR_WRITE)                                                          \
+  }                                                                                        \
+  if (even < to) FS_BODY(name, even);
+#else
 #define FS_RUN(name) FS_LOOP(i, from, to) { FS_BODY(name, i); }
+#endif
 #define RULE(name)                                                                         \
   FS_TARGET static void FS_STAMPED(name)(const uint32_t flags, const double *hyper,        \
                                          const uint64_t *pointers, const size_t from,      \
@@ -75,6 +101,13 @@
 #undef FS_READ_HYPER
 #undef FS_BUFFER_DECLARE
 #undef FS_RUN
+#ifdef FS_PAIRS
+#undef FS_USED
+#undef FS_WRITTEN
+#undef FS_PAIR_AT
+#undef FS_PAIR_READ
+#undef FS_PAIR_WRITE
+#endif
 #endif
 
 #undef FS_STAMPED

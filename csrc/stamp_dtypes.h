@@ -19,6 +19,7 @@
 #undef elem
 
 #define FS_DTYPE bf16
+#define FS_PAIRS
 #define elem uint16_t
 #include "stamp.h"
 #ifdef FS_CUDA
@@ -28,9 +29,19 @@
 #include "reduce.h"
 #include "tensor_kernels.h"
 #endif
+#undef FS_PAIRS
 #undef FS_DTYPE
 
 #define FS_DTYPE f16
+#ifdef FS_HALVES
+#define FS_HALF
+#define fs_load_f16 fs_load_half
+#define fs_store_f16 fs_store_half
+#undef FS_WIDTH
+#define FS_WIDTH FS_HALVES
+#else
+#define FS_PAIRS
+#endif
 #include "stamp.h"
 #ifdef FS_CUDA
 #include "ptx_reduce.h"
@@ -38,6 +49,15 @@
 #else
 #include "reduce.h"
 #include "tensor_kernels.h"
+#endif
+#ifdef FS_HALVES
+#undef FS_HALF
+#undef fs_load_f16
+#undef fs_store_f16
+#undef FS_WIDTH
+#define FS_WIDTH
+#else
+#undef FS_PAIRS
 #endif
 #undef FS_DTYPE
 #undef elem

@@ -1,6 +1,6 @@
 /**
- * The formulas of rules that look at a whole tensor, for the loops of tensor_kernels.h and the CUDA kernels of ptx_tensors.h.
- * `real` is the arithmetic type of the dtype that is being stamped.
+ * The formulas of rules that look at a whole tensor, for the loops of tensor_kernels.h and the CUDA kernels of
+ * ptx_tensors.h. `real` is the arithmetic type of the dtype that is being stamped.
  */
 #ifndef FS_TENSOR_MATH_H
 #define FS_TENSOR_MATH_H

@@ -80,7 +80,8 @@ function open(asked: string): Driver {
     try {
       functions = (deno ? openDeno(path, cudaToDeno()) : openBun(path, cudaToBun())) as unknown as CudaFunctions;
     } catch (error) {
-      reasons.push(`${path}: ${(error as Error).message.split("\n")[0]}`);
+      const [why] = (error as Error).message.replaceAll("Could not open library: ", "").split("\n");
+      reasons.push(why!.startsWith(path) ? why! : `${path}: ${why}`);
       continue;
     }
     keep(path);

@@ -58,6 +58,11 @@ export class WasmJob implements Job {
   #used: number;
   #hypers: Float64Array = new Float64Array();
   #hyperRows = 0;
+  /**
+   * The calls of the last run, which may be made again while nothing has changed but arrays that are copied; or what there is
+   * instead: it has changed since the last run, it has run once, it consists of pieces of tensors.
+   */
+  calls: readonly Call[] | "changed" | "new" | "unfit" = "changed";
 
   constructor(readonly id: number, readonly rule: Rule, readonly dtype: DType, readonly rows: number) {
     const count = this.count = rule.buffers.length;
@@ -80,29 +85,40 @@ export class WasmJob implements Job {
   }
 
   setLength(row: number, n: number): void {
+    if (this.lengths[row] !== n) this.calls = "changed";
     this.lengths[row] = n;
   }
   setHyper(row: number, hyper: number): void {
+    if (this.#hyper[row] !== hyper) this.calls = "changed";
     this.#hyper[row] = hyper;
   }
   setFlags(row: number, flags: number): void {
+    if (this.#flags[row] !== flags) this.calls = "changed";
     this.#flags[row] = flags;
   }
   bind(row: number, buffer: number, array: TypedArray): void {
     const k = row * this.count + buffer, home = this.homes[row];
     this.arrays[k] = asBits(array);
     if (this.starts !== null) this.starts[k] = 0;
-    if (home === undefined || (home === null && heapOf(array) !== undefined)) this.homes[row] = undefined;
-    else this.#addresses[k] = this.#addressOf(k, home);
+    if (home === undefined || (home === null && heapOf(array) !== undefined)) {
+      this.homes[row] = undefined;
+      this.calls = "changed";
+      return;
+    }
+    const address = this.#addressOf(k, home);
+    if (address !== this.#addresses[k]) this.calls = "changed";
+    this.#addresses[k] = address;
   }
   reset(rows: number): void {
     if (rows > this.rows) throw new RangeError(`a job of ${this.rows} rows cannot have ${rows}`);
     this.#used = rows;
+    this.calls = "changed";
     this.lengths.fill(0);
     this.arrays.fill(undefined);
     this.homes.fill(undefined);
   }
   setRows(first: number, count: number, n: number, hyper: number, flags: number): void {
+    this.calls = "changed";
     this.lengths.fill(n, first, first + count);
     this.#hyper.fill(hyper, first, first + count);
     this.#flags.fill(flags, first, first + count);
@@ -124,6 +140,7 @@ export class WasmJob implements Job {
       }
       if ((position + 1) * length > array.length) throw new RangeError(`row ${position} is not there`);
     }
+    this.calls = "changed";
     const bits = asBits(array), starts = this.starts ??= new Float64Array(this.rows * this.count);
     for (let r = 0; r < count; r++) {
       const row = rowAt(r)!, k = row * this.count + buffer;
@@ -198,6 +215,34 @@ export class WasmJob implements Job {
     return true;
   }
 
+  /** The copies that a batch of whole tensors has made; null where a piece is not a whole tensor. */
+  copiesOf(batch: Batch): Pick<Call, "reads" | "writes"> | null {
+    const { count, size } = this, { heap } = batch, reads: number[] = [], writes: number[] = [];
+    let at = 0;
+    if (this.starts !== null) return null;
+    for (let piece = 0; piece < batch.pieces; piece++) {
+      const row = batch.pieceRow[piece]!, n = batch.pieceLength[piece]!;
+      if (n !== this.lengths[row]) return null;
+      for (let b = 0; b < count; b++) {
+        const k = row * count + b;
+        if (this.#addresses[k] !== COPIED) continue;
+        reads.push(k, heap.base + blockAt(b) + at * size, n);
+        if (this.#written.includes(b)) writes.push(k, heap.base + blockAt(b) + at * size, n);
+      }
+      at += n;
+    }
+    return { reads: Uint32Array.from(reads), writes: Uint32Array.from(writes) };
+  }
+
+  /** Writes rows of hyperparameters, one behind the other. */
+  writeHypers(f64: Float64Array, to: number, rows: readonly number[]): void {
+    const width = this.rule.hypers.length, hypers = this.#hypers;
+    for (const row of rows) {
+      if (row >= this.#hyperRows) throw new Error(`row ${row} of the hyperparameters is not there`);
+      for (let h = 0; h < width; h++) f64[to++] = hypers[row * width + h]!;
+    }
+  }
+
   /** Copies what has been written back to where it belongs. */
   takeFrom(batch: Batch): void {
     const { count, size, kind } = this, written = this.#written, { heap } = batch;
@@ -215,6 +260,20 @@ export class WasmJob implements Job {
 }
 
 const WORD = 8;
+
+/** A call over whole tensors, as it is made again. */
+interface Call {
+  /** Where the state lies; null: nowhere, it is made in the workspace. */
+  readonly home: Heap | null;
+  /** The table. */
+  readonly words: Uint32Array;
+  /** Which rows of the hyperparameters it uses. */
+  readonly hypers: readonly number[];
+  /** What is copied, three numbers each: the place of the array in the job, the address, and the elements. */
+  readonly reads: Uint32Array;
+  /** See {@linkcode reads}. */
+  readonly writes: Uint32Array;
+}
 
 /** Elements that go through one call. */
 export class Batch {
@@ -236,6 +295,10 @@ export class Batch {
   #mostHypers = 0;
   #hyper = -1; // the last row's
   #flags = -1;
+  /** The rows of hyperparameters that are in it. */
+  readonly #hypers: number[] = [];
+  /** The calls of this run; null where they are not noted. */
+  #calls: Call[] | null = null;
   /** Milliseconds in kernels, added up while it is not null. */
   kernelMs: number | null = null;
 
@@ -250,17 +313,19 @@ export class Batch {
    */
   run(job: WasmJob, workspace: Heap, factors: Float64Array | null): void {
     const most = BLOCK_BYTES / job.size, { used, lengths, homes } = job;
+    if (typeof job.calls === "object") return this.#again(job, job.calls, workspace, factors);
+    this.#calls = job.calls === "new" ? [] : null;
     this.#job = job;
     this.#mostRows = Math.floor(TABLE_BYTES / ((2 + job.count) * WORD));
     this.#mostHypers = Math.floor(HYPER_BYTES / (Math.max(1, job.rule.hypers.length) * WORD));
-    this.#begin(workspace, factors);
+    this.#begin(workspace);
     for (let row = 0; row < used; row++) {
       const n = lengths[row]!;
       if (n === 0) continue;
       const known = homes[row], home = (known === undefined ? job.findHome(row) : known) ?? workspace;
       if (home !== this.heap) {
         this.#flush(factors);
-        this.#begin(home, factors);
+        this.#begin(home);
       }
       let from = 0;
       do {
@@ -274,14 +339,40 @@ export class Batch {
       } while (from < n);
     }
     this.#flush(factors);
+    job.calls = this.#calls ?? (job.calls === "changed" ? "new" : "unfit");
   }
 
-  #begin(heap: Heap, factors: Float64Array | null): void {
-    const { base, u32 } = heap, { id, type } = this.#job;
+  /** Makes the calls of the last run again. */
+  #again(job: WasmJob, calls: readonly Call[], workspace: Heap, factors: Float64Array | null): void {
+    const { arrays, kind, id, type, count } = job;
+    for (const { home, words, hypers, reads, writes } of calls) {
+      const heap = home ?? workspace, { base, u32, f64 } = heap;
+      u32.set(words, (base + TABLE_AT) / 4);
+      job.writeHypers(f64, (base + HYPERS_AT) / 8, hypers);
+      this.#writeJob(heap, id, type, words.length / (2 * (2 + count)), hypers.length, factors);
+      for (let r = 0; r < reads.length; r += 3) heap.read(kind, reads[r + 1]!, arrays[reads[r]!]!, 0, reads[r + 2]!);
+      call(heap, factors);
+      for (let w = 0; w < writes.length; w += 3) {
+        heap.write(kind, writes[w + 1]!, arrays[writes[w]!]!, 0, writes[w + 2]!);
+      }
+    }
+  }
+
+  #begin(heap: Heap): void {
     this.heap = heap;
-    u32.set([id, type, 0, 0, base + TABLE_AT, 0, base + HYPERS_AT, 0], (base + JOB_AT) / 4);
-    if (factors !== null) heap.f64.set(factors, (base + STEP_AT) / 8);
     this.#clear();
+  }
+
+  #writeJob(heap: Heap, id: number, type: number, rows: number, hypers: number, factors: Float64Array | null): void {
+    const { base, u32 } = heap, at = (base + JOB_AT) / 4;
+    u32[at] = id;
+    u32[at + 1] = type;
+    u32[at + 2] = rows;
+    u32[at + 3] = hypers;
+    u32[at + 4] = base + TABLE_AT;
+    u32[at + 6] = base + HYPERS_AT;
+    u32[at + 5] = u32[at + 7] = 0;
+    if (factors !== null) heap.f64.set(factors, (base + STEP_AT) / 8);
   }
 
   #clear(): void {
@@ -290,21 +381,32 @@ export class Batch {
       this.#rows =
       this.#hyperRows =
         0;
+    this.#hypers.length = 0;
     this.#hyper = this.#flags = -1;
   }
 
   /** Runs what is in it. */
   #flush(factors: Float64Array | null): void {
     if (this.#rows === 0) return;
-    const { heap } = this, { base, u32, exports } = heap, at = (base + JOB_AT) / 4;
-    u32[at + 2] = this.#rows;
-    u32[at + 3] = this.#hyperRows;
-    const start = this.kernelMs === null ? 0 : performance.now();
-    if (factors === null) checkStatus(exports.fs_run(base + JOB_AT, 1, 1), "fs_run");
-    else checkStatus(exports.fs_step(base + JOB_AT, 1, UPDATE, base + STEP_AT, 0, 0, 1), "fs_step");
-    if (this.kernelMs !== null) this.kernelMs += performance.now() - start;
-    this.#job.takeFrom(this);
+    const { heap } = this, job = this.#job;
+    this.#writeJob(heap, job.id, job.type, this.#rows, this.#hyperRows, factors);
+    call(heap, factors);
+    job.takeFrom(this);
+    this.#note(heap, job);
     this.#clear();
+  }
+
+  /** Notes the call that has been made. */
+  #note(heap: Heap, job: WasmJob): void {
+    if (this.#calls === null) return;
+    const copies = job.copiesOf(this), table = (heap.base + TABLE_AT) / 4;
+    if (copies === null) {
+      this.#calls = null;
+      return;
+    }
+    const home = job.homes[this.pieceRow[0]!] ?? null,
+      words = heap.u32.slice(table, table + this.#rows * 2 * (2 + job.count));
+    this.#calls.push({ home, words, hypers: [...this.#hypers], ...copies });
   }
 
   /** Whether a piece may lengthen the last row of the table, if its buffers do. */
@@ -329,6 +431,7 @@ export class Batch {
     if (hyper !== this.#hyper) {
       const to = (base + HYPERS_AT) / 8 + this.#hyperRows * width, from = hyper * width;
       for (let h = 0; h < width; h++) f64[to + h] = hypers[from + h]!;
+      this.#hypers.push(hyper);
       this.#hyperRows++;
     }
     let at = (base + TABLE_AT) / 4 + this.#rows * (2 + count) * 2;
@@ -362,6 +465,12 @@ export class Batch {
       this.ends[b] = pointer === NONE ? NONE : pointer + bytes;
     }
   }
+}
+
+/** The module's call for the job that lies in a memory. */
+function call({ base, exports }: Heap, factors: Float64Array | null): void {
+  if (factors === null) checkStatus(exports.fs_run(base + JOB_AT, 1, 1), "fs_run");
+  else checkStatus(exports.fs_step(base + JOB_AT, 1, UPDATE, base + STEP_AT, 0, 0, 1), "fs_step");
 }
 
 /** What gradients are multiplied by, where that changes them. */

@@ -29,7 +29,7 @@ import { DeviceRows } from "./foreach_device.ts";
 import { listBackend } from "./foreach_plan.ts";
 import { CLAMP_RULE, MUL_RULE, SCALE_RULE } from "./foreach_rules.ts";
 import { WrittenMemory } from "./memory.ts";
-import { checkArray } from "./optim/checks.ts";
+import { checkArray, checkDeviceArray } from "./optim/checks.ts";
 import { pow } from "./optim/math.ts";
 import { nonNegative } from "./optim/options.ts";
 import { scaleArrays } from "./optim/scaling.ts";
@@ -202,18 +202,6 @@ class Gradients {
 }
 
 const isFull = ({ length }: { length: number }): boolean => length > 0;
-
-/** Throws unless a gradient on a device goes with a parameter on one. */
-function checkDeviceArray(grad: DeviceArray, p: Parameter, label: () => string): void {
-  if (grad.disposed) throw new TypeError(`${label()} must be there, and ${grad} has been disposed`);
-  if (grad.device !== p.device) {
-    throw new TypeError(`${label()} must be where its parameter is, on ${p.device}, got ${grad}`);
-  }
-  if (grad.dtype !== p.dtype) throw new TypeError(`${label()} must be ${p.dtype}, got ${grad}`);
-  if (grad.length !== p.size) {
-    throw new RangeError(`${label()} must have ${p.size} elements, as its parameter has, got ${grad.length}`);
-  }
-}
 
 /** Throws where two gradients share memory: they would be changed twice. */
 function checkMemory(grads: readonly Gradient[]): void {

@@ -66,13 +66,18 @@ export class StateDictError extends Error {
 export class CudaError extends Error {
   /** Always `"CudaError"`. */
   override readonly name = "CudaError";
+  /** The driver's name for what has failed: `"CUDA_ERROR_OUT_OF_MEMORY"`. */
+  readonly code: string;
 
   /**
+   * Made where a call of the driver fails.
+   *
    * @param message what has failed
-   * @param code the driver's name for it: `"CUDA_ERROR_OUT_OF_MEMORY"`
+   * @param code the driver's name for it
    */
-  constructor(message: string, readonly code: string) {
+  constructor(message: string, code: string) {
     super(message);
+    this.code = code;
   }
 }
 

@@ -106,10 +106,10 @@ export class DeviceRows {
     });
   }
 
-  /** Reduces each tensor's first buffer, and waits for the results. `prepare()` comes first. */
-  reduce(op: Exclude<Reduction, "dot">): number[] {
+  /** Reduces each tensor's first buffer, for "sumSq" times a factor, and waits for the results. `prepare()` comes first. */
+  reduce(op: Exclude<Reduction, "dot">, factor = 1): number[] {
     return this.#using(() => {
-      const results = new Map(this.#jobs.map((job) => [job, job.reduce(op, 0)]));
+      const results = new Map(this.#jobs.map((job) => [job, job.reduce(op, 0, factor)]));
       return this.#rows.map(({ job, row }) => results.get(job)![row]!);
     });
   }

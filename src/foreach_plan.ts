@@ -115,6 +115,9 @@ interface Copied {
   readonly to: TypedArray;
 }
 
+/** The numbers of an entry that is not on a device. */
+const dataOf = (entry: TensorList[number]): TypedArray | DeviceArray => entry instanceof Parameter ? entry.data : entry;
+
 /** One operation over certain lists. */
 class ListPlan {
   readonly #jobs: Job[] = [];
@@ -178,30 +181,44 @@ class ListPlan {
 
   /** Whether it is a plan for these lists, as they are now. */
   fits(lists: readonly TensorList[]): boolean {
-    if (this.#moves !== moveCount()) return false; // what an entry's numbers are may be elsewhere
-    const sizes = this.#sizes, arrayHere = this.#rows === null ? hostArrayOf : arrayOf;
+    if (this.#moves !== moveCount()) return false; // an entry's numbers may be elsewhere
+    if (this.#rows !== null) return this.#fitsAnywhere(lists);
+    const sizes = this.#sizes;
     for (let k = 0; k < lists.length; k++) {
       const list = lists[k]!, entries = this.#entries[k]!, arrays = this.#arrays[k]!;
       if (list.length !== sizes.length) return false;
       for (let i = 0; i < sizes.length; i++) {
         const entry = list[i]!, array = arrays[i]!;
-        if (entry !== entries[i] || array.length !== sizes[i] || (entry !== array && arrayHere(entry) !== array)) {
+        if (entry !== entries[i] || array.length !== sizes[i] || (entry !== array && dataOf(entry) !== array)) {
           return false;
         }
       }
     }
-    return this.#rows === null ||
-      this.#arrays.every((list) => list.every((array) => !(array instanceof DeviceArray) || !array.disposed));
+    return true;
+  }
+
+  /** The same where some tensors are on devices. */
+  #fitsAnywhere(lists: readonly TensorList[]): boolean {
+    return lists.every((list, k) =>
+      list.length === this.#sizes.length && list.every((entry, i) => {
+        if (entry !== this.#entries[k]![i]) return false;
+        const array = arrayOf(entry);
+        return array === this.#arrays[k]![i] && array.length === this.#sizes[i] &&
+          !(array instanceof DeviceArray && array.disposed);
+      })
+    );
   }
 
   run(hypers: readonly number[]): void {
     for (let k = 0; k < hypers.length; k++) this.#hypers[k] = hypers[k]!;
-    const threads = getNumThreads(); // throws before anything runs
-    this.#rows?.prepare();
-    this.#rows?.launch();
+    const threads = getNumThreads(), rows = this.#rows; // throws before anything runs
+    if (rows !== null) {
+      rows.prepare();
+      rows.launch();
+    }
     for (const { from, to } of this.#copied) to.set(from);
     this.backend.run(this.#jobs, threads);
-    this.#rows?.endCall();
+    if (rows !== null) rows.endCall();
   }
 
   /** Gives back what it has on devices. */
@@ -209,10 +226,6 @@ class ListPlan {
     this.#rows?.dispose();
   }
 }
-
-/** The numbers of an entry that is not on a device. */
-const hostArrayOf = (entry: Parameter | TypedArray | DeviceArray): TypedArray | DeviceArray =>
-  entry instanceof Parameter ? entry.data : entry;
 
 /** Throws where a tensor that is written (the first list's) shares memory with another; an operand may be the tensor itself. */
 export function checkMemory(

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { DType } from "../mod.ts";
 import { clipCoefficient, MEASURE, REDUCTIONS, type Rule, STEP_SUMS, STEP_WORDS, UPDATE } from "../ffi/backend.ts";
+import { kernelPtx, SUFFIX } from "../ffi/cuda_kernels.ts";
 import { jsBackend } from "../ffi/js.ts";
 import { DTYPES } from "../src/dtype.ts";
 import { numbersFor } from "./support/arena.ts";
@@ -61,11 +62,12 @@ function assertSameRows(actual: readonly PtxRow[], expected: readonly PtxRow[], 
   );
 }
 
-/** Rows of hyperparameters that take every branch: below and above a half, and 1. */
+/** Rows of hyperparameters that take every branch: below and above a half, and 1. With the last, of few bits, 16-bit results are ties. */
 const hypersOf = (rule: Rule): number[][] => [
   rule.hypers.map((_, k) => 0.01 + 0.045 * k),
   rule.hypers.map((_, k) => (k % 2 ? -1 : 1) * (0.97 - 0.043 * k)),
   rule.hypers.map(() => 1),
+  rule.hypers.map((_, k) => [0.75, 1.5, 0.625, 1.25][k % 4]!),
 ];
 
 // a row that is skipped, one element, rows beside a block's size, and two chunks: tiles and what is left of them
@@ -83,13 +85,48 @@ for (const rule of RULES) {
         hypersOf(rule).forEach((hypers, k) => {
           const rows = rowsOf(rule, dtype, flags, SIZES, 1 + flags + 100 * k), expected = copyOf(rows);
           stepByBody(rule, dtype, expected, hypers, [1, 1]);
-          stepByPtx(rule, dtype, rows, hypers, LAUNCHES[k]!);
+          stepByPtx(rule, dtype, rows, hypers, LAUNCHES[k % LAUNCHES.length]!);
           assertSameRows(rows, expected, dtype, `${rule.name} ${dtype}, flags ${flags}, hyperparameters ${hypers}`);
         });
       }
     }
   });
 }
+
+test("each arithmetic instruction counts: with another one in its place the comparison fails", LIMIT, () => {
+  for (const [name, dtype] of [["adamax", "float32"], ["average", "float64"], ["lerp", "bfloat16"]] as const) {
+    const rule = RULES.find((r) => r.name === name)!, lines = kernelPtx([`${name}_${SUFFIX[dtype]}`]).split("\n");
+    const runs = Array.from({ length: 1 << rule.flags.length }, (_, flags) => {
+      return hypersOf(rule).slice(0, 2).map((hypers, k) => {
+        const rows = rowsOf(rule, dtype, flags, [1024 + 40], 1 + flags + 100 * k), expected = copyOf(rows);
+        stepByBody(rule, dtype, expected, hypers, [1, 1]);
+        return { hypers, rows, expected };
+      });
+    }).flat();
+    let count = 0;
+    lines.forEach((line, i) => {
+      const other = line.replace(/^mul\.rn|^sub\.rn/, "add.rn").replace(/^div\.rn/, "mul.rn");
+      const changed = other === line ? line.replace(/^add\.rn/, "sub.rn") : other;
+      if (changed === line) return;
+      const module = new Module(lines.with(i, changed).join("\n"));
+      count++;
+      assert(
+        runs.some(({ hypers, rows, expected }) => {
+          const copy = copyOf(rows);
+          stepByPtx(rule, dtype, copy, hypers, LAUNCHES[1]!, [1, 1], module);
+          try {
+            assertSameRows(copy, expected, dtype, "");
+          } catch {
+            return true;
+          }
+          return false;
+        }),
+        `${name} ${dtype}: nothing is different with ${changed}`,
+      );
+    });
+    assert(count > 10);
+  }
+});
 
 for (const { rule, variants } of LIST_RULES) {
   test(`the PTX of ${rule.name} has the bits of its body for the numbers that lists are compared with`, LIMIT, () => {
@@ -107,7 +144,7 @@ for (const { rule, variants } of LIST_RULES) {
 test("gradients are multiplied by two factors and rounded each time, as on the CPU, and are not changed", LIMIT, () => {
   for (const rule of RULES.filter((rule) => rule.buffers[1] === "grad:r")) {
     for (const dtype of DTYPES) {
-      for (const factors of [[1 / 1024, 1], [1, 0.3], [1 / 3, 0.7], [1e-30, 1e30]] as const) {
+      for (const factors of [[1 / 1024, 1], [1, 0.3], [1 / 3, 0.7], [1e-30, 1e30], [1.5, 0.75]] as const) {
         const rows = rowsOf(rule, dtype, 0, [300, 1030], 9), expected = copyOf(rows), hypers = hypersOf(rule)[0]!;
         stepByBody(rule, dtype, expected, hypers, factors);
         stepByPtx(rule, dtype, rows, hypers, LAUNCHES[1]!, factors);
@@ -246,6 +283,13 @@ test("the interpreter computes with integers as PTX does", () => {
     ["cvt.u32.u64 %r1, %rd1;\nshl.b32 %r2, %r1, 33;\ncvt.u64.u32 %rd3, %r2;", 1n, 0n, 0n],
     ["cvt.u32.u64 %r1, %rd1;\nbfe.u32 %r2, %r1, 16, 1;\ncvt.u64.u32 %rd3, %r2;", 0x30000n, 0n, 1n],
     ["cvt.u32.u64 %r1, %rd1;\nadd.s32 %r2, %r1, -2;\ncvt.u64.u32 %rd3, %r2;", 1n, 0n, 2n ** 32n - 1n],
+    ["cvt.u32.u64 %r1, %rd1;\nmov.b32 {%rs1, %rs2}, %r1;\ncvt.u64.u16 %rd3, %rs2;", 0xabcd1234n, 0n, 0xabcdn],
+    [
+      "cvt.u32.u64 %r1, %rd1;\n{ .reg .b16 tmp; mov.b32 {tmp, %rs1}, %r1; }\ncvt.u64.u16 %rd3, %rs1;",
+      0xabcd1234n,
+      0n,
+      0xabcdn,
+    ],
     ["setp.gt.u64 %p1, %rd1, %rd2;\nselp.b64 %rd3, %rd1, %rd2, %p1;", 2n ** 63n, 1n, 2n ** 63n],
     ["setp.gt.s64 %p1, %rd1, %rd2;\nselp.b64 %rd3, %rd1, %rd2, %p1;", 2n ** 63n, 1n, 1n],
   ];

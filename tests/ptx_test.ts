@@ -9,7 +9,20 @@ import { test } from "node:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { join } from "@std/path";
 import { findZig, ptxSource } from "../ffi/build.ts";
-import { CUDA_FOLD, CUDA_HYPERS, CUDA_LANES, CUDA_STEP, kernelNames, kernelPtx, SUFFIX } from "../ffi/cuda_kernels.ts";
+import {
+  CUDA_FOLD,
+  CUDA_HYPERS,
+  CUDA_LANES,
+  CUDA_PRODUCT,
+  CUDA_STEP,
+  CUDA_TENSORS,
+  CUDA_TRANSPOSE,
+  kernelNames,
+  kernelPtx,
+  SUFFIX,
+  TENSOR_WORD,
+  TENSOR_WORDS,
+} from "../ffi/cuda_kernels.ts";
 import { PTX_SHA256, PTX_SIZE, PTX_ZIG } from "../ffi/cuda_ptx.ts";
 import { type Entry, type Instruction, parsePtx } from "./support/ptx.ts";
 import { RULE_NAMES } from "./support/ptx_rules.ts";
@@ -37,11 +50,33 @@ test("the package carries the PTX that csrc/ makes, in every byte", LIMIT, () =>
   assertEquals(made, PTX_SHA256, "csrc/ or the flags have changed: run deno task build --ptx");
 });
 
-test("there is a kernel for each rule and dtype, those of the reductions, and no other", LIMIT, () => {
-  const expected = SUFFIXES.flatMap((suffix) => [...RULE_NAMES, "lanes"].map((name) => `${name}_${suffix}`));
-  assertEquals(entries.map((entry) => entry.name).sort(), [...expected, "fold"].sort());
-  assertEquals(kernelNames(), entries.map((entry) => entry.name));
-});
+test(
+  "there is a kernel for each rule and dtype, those of reductions, whole tensors and products, and no other",
+  LIMIT,
+  () => {
+    const phases = [
+      ...[
+        "rows",
+        "columns",
+        "row_averages",
+        "means",
+        "row_factors",
+        "column_averages",
+        "norm",
+        "vector_norm",
+        "step",
+        "update",
+      ],
+      "vector_update",
+    ].map((phase) => `adafactor_${phase}`).concat(["begin", "norm", "scale", "end"].map((phase) => `muon_${phase}`));
+    const expected = SUFFIXES.flatMap((suffix) =>
+      [...RULE_NAMES, "lanes", ...phases].map((name) => `${name}_${suffix}`)
+    );
+    const products = ["f32", "f64"].flatMap((suffix) => [`product_${suffix}`, `transpose_${suffix}`]);
+    assertEquals(entries.map((entry) => entry.name).sort(), [...expected, ...products, "fold"].sort());
+    assertEquals(kernelNames(), entries.map((entry) => entry.name));
+  },
+);
 
 test("a module is for sm_75 and later, of 64-bit addresses, and nothing is shared by its kernels", LIMIT, () => {
   assertEquals(head, [".version 6.3", ".target sm_75", ".address_size 64"]);
@@ -51,15 +86,29 @@ test("a module is for sm_75 and later, of 64-bit addresses, and nothing is share
 });
 
 test("each kernel takes one structure, whose size and fields TypeScript and csrc/cuda.h have alike", LIMIT, () => {
-  const sizes: Record<string, number> = { lanes: CUDA_LANES.bytes, fold: CUDA_FOLD.bytes };
+  const sizes: Record<string, number> = {
+    lanes: CUDA_LANES.bytes,
+    fold: CUDA_FOLD.bytes,
+    adafactor: CUDA_TENSORS.bytes,
+    muon: CUDA_TENSORS.bytes,
+    product: CUDA_PRODUCT.bytes,
+    transpose: CUDA_TRANSPOSE.bytes,
+  };
   for (const { name, parameters } of entries) {
     const size = sizes[name.split("_")[0]!] ?? CUDA_STEP.bytes;
     assertEquals(parameters, [{ name: `${name}_param_0`, size }]);
   }
   const header = readFileSync(join(ROOT, "csrc", "cuda.h"), "utf8").replace(/\/\*.*?\*\//gs, "");
   assertEquals(Number(header.match(/#define FS_CUDA_HYPERS (\d+)u/)?.[1]), CUDA_HYPERS);
+  const layouts = {
+    ...{ step: CUDA_STEP, lanes: CUDA_LANES, fold: CUDA_FOLD, tensors: CUDA_TENSORS, product: CUDA_PRODUCT },
+    transpose: CUDA_TRANSPOSE,
+  };
+  const words = [...header.match(/enum fs_cuda_tensor_word \{([^}]*)\}/)![1]!.matchAll(/(\w+) = (\d+)/g)];
+  const named = words.map(([, name, value]) => [name!.replace("C_", "").toLowerCase(), Number(value)]);
+  assertEquals(Object.fromEntries(named), { ...TENSOR_WORD, fs_cuda_tensor_words: TENSOR_WORDS });
   const width: Record<string, number> = { uint64_t: 8, double: 8, uint32_t: 4 };
-  for (const [name, known] of Object.entries({ step: CUDA_STEP, lanes: CUDA_LANES, fold: CUDA_FOLD })) {
+  for (const [name, known] of Object.entries(layouts)) {
     const body = header.match(new RegExp(`typedef struct fs_cuda_${name} \\{([^}]*)\\}`))![1]!;
     const offsets: Record<string, number> = {};
     let at = 0;
@@ -79,15 +128,15 @@ test("each kernel takes one structure, whose size and fields TypeScript and csrc
  * contracted (fma, mad), approximated, saturated, or flushed to zero.
  */
 const ALLOWED: readonly RegExp[] = [
-  /^(add|sub|mul|div|sqrt)\.rn\.f(32|64)$/,
+  /^(add|sub|mul|div|sqrt|rcp)\.rn\.f(32|64)$/, // rcp: 1 / x
   /^mul\.rn\.f16$/, // where a product of two float16, exact in float32, is rounded to float16 anyway
-  /^(neg|abs)\.f(32|64)$/,
+  /^(neg|abs|max|min)\.f(32|64)$/,
   /^setp\.(eq|ne|lt|le|gt|ge|nan|num|equ|neu|ltu|leu|gtu|geu)\.f(16|32|64)$/,
-  /^selp\.([bf]32|[bf]64|b16)$/,
+  /^selp\.([bufs]32|[bufs]64|[bus]16)$/,
   /^cvt\.rn\.(f32\.f64|f16\.f32|f64\.[us]64|f64\.[us]32)$/,
   /^cvt\.(f64\.f32|f64\.f16|f32\.f16)$/,
   /^cvt\.[us](16|32|64)\.[us](16|32|64)$/,
-  /^mov\.([bu]32|[bu]64|b16|f32|f64|pred)$/,
+  /^mov\.([bu]16|[bu]32|[bu]64|f32|f64|pred)$/,
   /^ld\.(global|param)\.(v2\.)?([bu]16|[bu]32|[bu]64|f32|f64)$/,
   /^st\.global\.(v2\.)?([bu]16|[bu]32|[bu]64|f32|f64)$/,
   /^(add|sub|neg)\.s(16|32|64)$/,
@@ -96,6 +145,7 @@ const ALLOWED: readonly RegExp[] = [
   /^(min|max)\.[us](32|64)$/,
   /^(and|or|xor|not)\.(b16|b32|b64|pred)$/,
   /^(shl\.b|shr\.[us])(32|64)$/,
+  /^(shl\.b|shr\.u)16$/,
   /^bfe\.u32$/,
   /^setp\.(eq|ne|lt|le|gt|ge)\.[bsu](16|32|64)$/,
   /^(bra|bra\.uni|ret)$/,
@@ -145,7 +195,7 @@ test(
 test("a rule's kernel for a dtype computes in that dtype's arithmetic alone", LIMIT, () => {
   for (const entry of entries) {
     const [, rule, suffix] = entry.name.match(/^(\w+?)_(f32|f64|bf16|f16)$/) ?? [];
-    if (rule === undefined || rule === "lanes") continue;
+    if (rule === undefined || !RULE_NAMES.includes(rule)) continue;
     const arithmetic = instructionsOf(entry).map((i) => i.name).filter((name) =>
       /^(add|sub|mul|div|sqrt)\.rn/.test(name)
     );

@@ -31,6 +31,9 @@ function takes(make: Class, options: Record<string, unknown>): boolean {
   }
 }
 
+/** The classes that are to have kernels on CUDA devices, and have none yet. */
+const NOT_YET: ReadonlySet<string> = new Set(["Adafactor", "Muon"]);
+
 /** The two tables, as Markdown. */
 export function tables(): string {
   const rows = classes().map(([name, make]) => {
@@ -41,7 +44,8 @@ export function tables(): string {
   const first = rows.map((r) =>
     `| \`${r.name}\` | ${r.fused ? "fused" : "native"} | ${yes(r.foreach)} | ${yes(r.fused)} |`
   );
-  const second = rows.map((r) => `| \`${r.name}\` | stable | not yet | no |`);
+  const cuda = (r: typeof rows[number]) => r.fused ? "experimental" : NOT_YET.has(r.name) ? "not yet" : "no";
+  const second = rows.map((r) => `| \`${r.name}\` | stable | ${cuda(r)} | no |`);
   return [
     "| algorithm | default | has foreach? | has fused? |",
     "|---|---|---|---|",

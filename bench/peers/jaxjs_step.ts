@@ -55,7 +55,7 @@ await serve(async ({ rule, shapes }: Request) => {
     return [np.full([...shape], 0.5), ...Array.from({ length: states }, () => np.zeros([...shape]))];
   });
   gradients = shapes.map((shape) => np.full([...shape], 1e-3));
-  await blockUntilReady([...tensors.flat(), ...gradients].map((array) => array.ref));
+  await blockUntilReady([...tensors.flat(), ...gradients]);
   const compiled = jit((p: np.Array, g: np.Array, state: Arrays, corrections: Arrays) =>
     update(p, g, state, corrections)
   );
@@ -67,7 +67,7 @@ await serve(async ({ rule, shapes }: Request) => {
       return compiled(p!, gradients[i]!.ref, state, corrections.map((array) => array.ref));
     });
     for (const array of corrections) array.dispose();
-    await blockUntilReady(tensors.flat().map((array) => array.ref));
+    await blockUntilReady(tensors.flat());
   };
   return [{ "jax-js": step }, { version, names: ["jax-js"] }];
 });

@@ -30,7 +30,8 @@ await serve(async ({ rule, shapes, threads }: Request) => {
   clear = () => {};
   setThreadsCount(threads); // before the backend starts
   if (!await tf.setBackend("wasm")) throw new Error("tfjs cannot use its backend wasm here");
-  const version = `tfjs ${version_wasm} (wasm, ${getThreadsCount()} threads)`, make = RULES[rule];
+  const many = getThreadsCount(), make = RULES[rule];
+  const version = `tfjs ${version_wasm} (wasm, ${many} thread${many === 1 ? "" : "s"})`;
   if (make === undefined) return [{}, { version, names: [] }];
   const optimizer = make();
   const variables = shapes.map((shape, i) => {

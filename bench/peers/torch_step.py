@@ -1,6 +1,6 @@
 """The benchmark's steps in torch: a child process of bench/peers.ts, one line of JSON in, one line of JSON out.
 
-    {"op": "setup", "rule": "AdamW", "shapes": [[1000], ...], "threads": 2}  ->  {"torch": "2.13.0"}
+    {"op": "setup", "rule": "AdamW", "shapes": [[1000], ...], "threads": 2}  ->  {"version": "torch 2.13.0", "names": ["fused", …]}
     {"op": "turn", "name": "fused"}                                          ->  {"ms": 1.25}
 
 It times as bench/ratios.ts does: steps are warmed up and calibrated once, and a turn is the best of a few timings.
@@ -36,7 +36,7 @@ def setup(request):
         except TypeError:  # torch has no such implementation of this rule
             pass
     steps = {name: optimizer.step for name, optimizer in optimizers.items()}
-    return steps, {"torch": torch.__version__, "variants": list(optimizers)}
+    return steps, {"version": f"torch {torch.__version__.split('+')[0]}", "names": list(optimizers)}
 
 
 serve(setup)

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { deviceOf } from "../cuda/device_array.ts";
 import { show, StateDictError } from "../errors.ts";
 import { announceChange } from "./live.ts";
 import { type ModelTensor, modelTensors } from "./model_tensors.ts";
@@ -121,8 +122,30 @@ export function loadModelStateDict(
   const fits = own.filter(({ name }) => Object.hasOwn(stateDict, name));
   const bits = fits.map((entry) => bitsFor(entry, stateDict[entry.name]));
   announceChange(() => fits.map(({ tensor }) => tensor.array));
+  uploadAll(fits, bits);
   fits.forEach(({ tensor }, i) => raw(tensor.array).set(bits[i]!));
   return { missingKeys, unexpectedKeys };
+}
+
+/** Writes the tensors that are on devices; where that fails those that have been written get their numbers back. */
+function uploadAll(entries: readonly ModelTensor[], bits: readonly Uint8Array[]): void {
+  let written = 0;
+  try {
+    for (; written < entries.length; written++) upload(entries[written]!, bits[written]!);
+  } catch (error) {
+    for (const entry of entries.slice(0, written)) {
+      try {
+        upload(entry, raw(entry.tensor.array));
+      } catch {
+        // the device is lost, and what was on it
+      }
+    }
+    throw error;
+  }
+}
+
+function upload({ device }: ModelTensor, bits: Uint8Array): void {
+  if (device !== null) deviceOf(device).upload(device.address, bits);
 }
 
 const list = (names: readonly string[]) =>

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { DeviceArray, downloadArray } from "../cuda/device_array.ts";
 import { declaredDType } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import { arrayNameOf, isTensorDType, ownDType, sizeOf, Tensor, TENSOR_DTYPES, type TensorArray } from "./value.ts";
@@ -12,18 +13,31 @@ import { arrayNameOf, isTensorDType, ownDType, sizeOf, Tensor, TENSOR_DTYPES, ty
 export interface ModelTensor {
   /** Its name. */
   readonly name: string;
-  /** Its memory. */
+  /** Its memory; of one on a device a copy. */
   readonly tensor: Tensor;
+  /** Its memory on a device; null where it is in the host's. */
+  readonly device: DeviceArray | null;
   /** Whether its shape is its own: a plain array has none but its length. */
   readonly shaped: boolean;
 }
 
-function readTensor(raw: unknown, label: string): { tensor: Tensor; shaped: boolean } {
+/** A Parameter on a device as a tensor in the host's memory; undefined for anything else. */
+export function deviceTensor(value: unknown): Tensor | undefined {
+  const { deviceArray, shape } = (typeof value === "object" && value !== null ? value : {}) as Record<string, unknown>;
+  if (!(deviceArray instanceof DeviceArray)) return undefined;
+  return new Tensor(deviceArray.dtype, [...shape as number[]], downloadArray(deviceArray), null);
+}
+
+function readTensor(raw: unknown, label: string): Omit<ModelTensor, "name"> {
+  const away = deviceTensor(raw);
+  if (away !== undefined) {
+    return { tensor: away, shaped: true, device: (raw as { deviceArray: DeviceArray }).deviceArray };
+  }
   const name = arrayNameOf(raw);
   if (name !== undefined) {
     const array = raw as TensorArray;
     const dtype = (array instanceof Uint16Array ? declaredDType(array) : undefined) ?? ownDType(name);
-    return { tensor: new Tensor(dtype, [array.length], array, null), shaped: false };
+    return { tensor: new Tensor(dtype, [array.length], array, null), shaped: false, device: null };
   }
   const { dtype, shape, data } = (typeof raw === "object" && raw !== null ? raw : {}) as Record<string, unknown>;
   const held = arrayNameOf(data);
@@ -37,7 +51,7 @@ function readTensor(raw: unknown, label: string): { tensor: Tensor; shaped: bool
   if (!TENSOR_DTYPES[dtype].arrays.includes(held)) throw new TypeError(`${label} is ${dtype}, got a ${held} in it`);
   const size = sizeOf(shape), { length } = data as TensorArray;
   if (size !== length) throw new RangeError(`${label} has the shape ${show(shape)}, its data has ${length} elements`);
-  return { tensor: new Tensor(dtype, [...shape], data as TensorArray, null), shaped: true };
+  return { tensor: new Tensor(dtype, [...shape], data as TensorArray, null), shaped: true, device: null };
 }
 
 /** Reads a model's parameters and buffers, as they are now. */

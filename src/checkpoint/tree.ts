@@ -8,7 +8,7 @@
 import { declaredDType } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import { liveStateOf } from "./live.ts";
-import { modelTensors } from "./model_tensors.ts";
+import { deviceTensor, modelTensors } from "./model_tensors.ts";
 import {
   type ArrayName,
   arrayNameOf,
@@ -112,7 +112,7 @@ export function readTree(content: unknown): Tree {
     if (typeof value["namedParameters"] === "function") {
       return new Map(modelTensors(value, where).map(({ name, tensor }) => [name, add(tensor)]));
     }
-    const tensor = tensorFrom(value);
+    const tensor = deviceTensor(value) ?? tensorFrom(value);
     if (!isPlain(value)) {
       if (tensor && "grad" in value) return add(tensor); // a Parameter
       if (arrayNameOf(value["indices"]) && arrayNameOf(value["values"])) { // a SparseTensor

@@ -31,6 +31,26 @@ export function refuseDevice(p: Parameter, label: string | (() => string), name:
   );
 }
 
+/** Throws unless an array on a device is there, where its parameter is, and has the parameter's dtype and `size` elements. */
+export function checkDeviceArray(
+  array: DeviceArray,
+  p: Parameter,
+  label: string | (() => string),
+  size: number = p.size,
+): void {
+  const { device, dtype, length, disposed } = array;
+  if (!disposed && device === p.device && dtype === p.dtype && length === size) return;
+  const what = typeof label === "string" ? label : label();
+  if (disposed) throw new TypeError(`${what} must be there, and ${array} has been disposed`);
+  if (device !== p.device) throw new TypeError(`${what} must be where its parameter is, on ${p.device}, got ${array}`);
+  if (dtype !== p.dtype) throw new TypeError(`${what} must be ${p.dtype}, got ${array}`);
+  throw new RangeError(
+    size === p.size
+      ? `${what} must have ${size} elements, as its parameter has, got ${length}`
+      : `${what} must have ${size} elements for its parameter's shape ${show(p.shape)}, got ${length}`,
+  );
+}
+
 /**
  * Throws unless an array has its parameter's dtype, and as many elements: `size` of them where it is given, else as many as
  * the parameter.

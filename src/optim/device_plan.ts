@@ -22,7 +22,7 @@ import { bytesOf, type DType, holds, isTypedArray, type TypedArray, viewOf } fro
 import type { WrittenMemory } from "../memory.ts";
 import { likeOf, type Parameter } from "../parameter.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
-import { checkArray } from "./checks.ts";
+import { checkArray, checkDeviceArray } from "./checks.ts";
 import { HyperRows } from "./hyper_rows.ts";
 import { placeOf } from "./param_group.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
@@ -175,15 +175,8 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
   /** Binds a gradient that is on a device. */
   #bindGrad(slot: Slot, grad: DeviceArray): void {
     const p = slot.param, label = () => `grad of ${this.#label(slot.index)}`;
-    if (grad.disposed) throw new TypeError(`${label()} must be there, and ${grad} has been disposed`);
-    if (grad === slot.grad) return;
-    if (grad.device !== p.device) {
-      throw new TypeError(`${label()} must be where its parameter is, on ${p.device}, got ${grad}`);
-    }
-    if (grad.dtype !== p.dtype) throw new TypeError(`${label()} must be ${p.dtype}, got ${grad}`);
-    if (grad.length !== p.size) {
-      throw new RangeError(`${label()} must have ${p.size} elements, as its parameter has, got ${grad.length}`);
-    }
+    if (grad === slot.grad && !grad.disposed) return;
+    checkDeviceArray(grad, p, label);
     this.written.checkRead(spanOf(grad), label);
     slot.grad = grad;
     slot.job.bind(slot.row, 1, grad.address);
@@ -279,10 +272,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
       throw new TypeError(`${label} is sparse, as its gradients were: it does not go with a parameter on ${p.device}`);
     }
     if (!(tensor instanceof DeviceArray)) return checkArray(tensor, p, label); // it would have followed, were it right
-    if (tensor.disposed) throw new TypeError(`${label} must be there, and ${tensor} has been disposed`);
-    if (tensor.dtype !== p.dtype || tensor.length !== p.size) {
-      throw new TypeError(`${label} must be ${p.dtype} [${p.size}], got ${tensor}`);
-    }
+    checkDeviceArray(tensor, p, label);
     this.written.checkRead(spanOf(tensor), () => label);
     this.written.add(spanOf(tensor), label);
   }
@@ -370,8 +360,14 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
 
 /**
  * Moves state to where its parameters are: all of it, or none where that fails. Tensors that do not fit their parameter stay where they are.
+ *
+ * @param sizeOf how many elements a state tensor has to have; as many as its parameter if absent
  */
-export function followParameters(params: readonly Parameter[], state: ReadonlyMap<Parameter, ParameterState>): void {
+export function followParameters(
+  params: readonly Parameter[],
+  state: ReadonlyMap<Parameter, ParameterState>,
+  sizeOf: (p: Parameter, key: string) => number | undefined = (p) => p.size,
+): void {
   const moved: { entry: ParameterState; key: string; from: unknown; to: TypedArray | DeviceArray }[] = [];
   try {
     for (const p of params) {
@@ -381,7 +377,7 @@ export function followParameters(params: readonly Parameter[], state: ReadonlyMa
         const device = from instanceof DeviceArray ? from.device : "cpu";
         if (device === p.device || !(from instanceof DeviceArray || isTypedArray(from))) continue;
         const host = from instanceof DeviceArray ? downloadArray(from, likeOf(p)) : from;
-        if (!holds(host, p.dtype) || host.length !== p.size) continue;
+        if (!holds(host, p.dtype) || host.length !== sizeOf(p, key)) continue;
         moved.push({ entry, key, from, to: place === null ? host : uploadArray(deviceOf(place), p.dtype, host) });
       }
     }

@@ -5,15 +5,15 @@
  */
 
 import { addLiveSource, announceChange, pendingSaves } from "../checkpoint/live.ts";
-import { allocateArray, deviceOf } from "../cuda/device_array.ts";
-import { copyBits, onHost } from "../cuda/transfer.ts";
-import { allocate, readInto, type TypedArray, writeFrom } from "../dtype.ts";
-import { CudaError, kind, show } from "../errors.ts";
+import { copyBits } from "../cuda/transfer.ts";
+import type { TypedArray } from "../dtype.ts";
+import { CudaError, show } from "../errors.ts";
 import { forgetList } from "../foreach_plan.ts";
-import { likeOf, Parameter } from "../parameter.ts";
+import { Parameter } from "../parameter.ts";
 import { type AvgFn, getSwaMultiAvgFn, type MultiAvgFn } from "./averages.ts";
 import { type AveragedStateDict, makeStateDict, readStateDict } from "./averaged_state.ts";
 import { deepCopy } from "./deep_copy.ts";
+import { averageElements, averageGroup, type Fetched, type Group, groupByType } from "./groups.ts";
 import { type BatchNorm, batchNormsOf, type IntegerArray, isObject, type Module, modulesOf } from "./module.ts";
 import {
   type AnyArray,
@@ -46,18 +46,6 @@ export interface AveragedModelOptions {
 
 const OPTIONS = ["avgFn", "multiAvgFn", "useBuffers"];
 
-/** Averaged tensors of one dtype, and what is averaged. */
-interface Group {
-  readonly averaged: Parameter[];
-  readonly current: Parameter[];
-}
-
-/** A tensor of the model's that is not where the average is, and its copy that is there. */
-interface Fetched {
-  readonly from: Parameter;
-  readonly to: Parameter;
-}
-
 /** What belongs together in the averaged model and in another. */
 interface Pairing {
   readonly model: Module;
@@ -76,7 +64,6 @@ interface Pairing {
 const swapped = new WeakSet<object>();
 
 const AVERAGE = getSwaMultiAvgFn();
-const BLOCK = 4096;
 
 function readOptions(options: unknown): Required<AveragedModelOptions> {
   if (!isObject(options)) throw new TypeError(`options must be an object, got ${show(options)}`);
@@ -275,17 +262,19 @@ export class AveragedModel<M extends Module = Module> implements Module {
     const giveBack = () => {
       announceChange(() => here);
       swapped.delete(model);
+      otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
+      const giveTo = ({ param, raw }: Entry, i: number) => {
+        const before = arrays[i]!;
+        if (param !== null && isHere(before) && param.deviceArray === null && param.data !== before) {
+          param.data = before as TypedArray;
+        }
+        const now = param === null ? raw as AnyArray : numbersOf(param); // an adapter's is where the other library has it now
+        if (isHere(now) || !now.disposed) copyBits(now, saved[i]!);
+      };
       try {
-        entries.forEach(({ param, raw }, i) => {
-          const before = arrays[i]!;
-          if (param !== null && isHere(before) && param.deviceArray === null && param.data !== before) {
-            param.data = before as TypedArray;
-          }
-          const now = param === null ? raw as AnyArray : numbersOf(param); // an adapter's is where the other library has it now
-          if (isHere(now) || !now.disposed) copyBits(now, saved[i]!);
-        });
+        entries.forEach((entry, i) => isHere(saved[i]!) && giveTo(entry, i));
+        entries.forEach((entry, i) => isHere(saved[i]!) || giveTo(entry, i)); // this may fail
         if (!other.holds(model)) restoreReplaced(model, entries, saved);
-        otherNorms.forEach((norm, i) => norm.numBatchesTracked = counts[i]!);
       } finally {
         release(saved);
       }
@@ -419,80 +408,6 @@ export class AveragedModel<M extends Module = Module> implements Module {
   eval(): this {
     return this.train(false);
   }
-}
-
-/** A parameter like another where the average is, for the numbers of one that is elsewhere. */
-function fetchTo(p: Parameter, from: Parameter): Fetched {
-  const { dtype, shape, size, deviceArray } = p;
-  const array = deviceArray === null
-    ? allocate(dtype, size, p.data)
-    : allocateArray(deviceOf(deviceArray), dtype, size);
-  return { from, to: new Parameter(array, { dtype, shape }) };
-}
-
-/** The tensors that are averaged, by dtype, each once; those that must be fetched are added to a list. */
-function groupByType(
-  own: readonly Entry[],
-  other: readonly Entry[],
-  useBuffers: boolean,
-  fetched: Fetched[],
-): Group[] {
-  const groups = new Map<string, Group>();
-  own.forEach(({ param, isBuffer, first, dtype }, i) => {
-    if (param === null || first !== i || (isBuffer && !useBuffers)) return;
-    let group = groups.get(dtype);
-    if (group === undefined) groups.set(dtype, group = { averaged: [], current: [] });
-    const current = other[i]!.param!;
-    group.averaged.push(param);
-    if (param.device === current.device) {
-      group.current.push(current);
-      return;
-    }
-    const pair = fetchTo(param, current);
-    fetched.push(pair);
-    group.current.push(pair.to);
-  });
-  for (const { averaged, current } of groups.values()) {
-    Object.freeze(averaged);
-    Object.freeze(current);
-  }
-  return [...groups.values()];
-}
-
-function averageGroup({ averaged, current }: Group, multiAvgFn: MultiAvgFn, n: number): void {
-  const result = multiAvgFn(averaged, current, n) as unknown;
-  if (isObject(result) && typeof result["then"] === "function") {
-    throw new TypeError("multiAvgFn must work in place and return nothing, got a Promise");
-  }
-}
-
-/** Element by element; all results are there before the first is written. */
-function averageElements(groups: readonly Group[], avgFn: AvgFn, n: number): void {
-  const results = groups.map(({ averaged, current }) =>
-    averaged.map((p, i) => averageTensor(p, current[i]!, avgFn, n))
-  );
-  groups.forEach(({ averaged }, g) => averaged.forEach((p, i) => copyBits(numbersOf(p), results[g]![i]!)));
-}
-
-function averageTensor(p: Parameter, q: Parameter, avgFn: AvgFn, n: number): TypedArray {
-  const { dtype, size } = p, out = allocate(dtype, size, likeOf(p));
-  const averaged = onHost(numbersOf(p)), current = onHost(numbersOf(q));
-  const block = dtype === "float64" ? Float64Array : Float32Array; // 16 bits are rounded from float32
-  const a = new block(Math.min(size, BLOCK)), b = new block(a.length);
-  for (let from = 0; from < size; from += BLOCK) {
-    const length = Math.min(BLOCK, size - from);
-    readInto(a, averaged, dtype, from, length);
-    readInto(b, current, dtype, from, length);
-    for (let i = 0; i < length; i++) {
-      const value = avgFn(a[i]!, b[i]!, n) as unknown;
-      if (typeof value !== "number") {
-        throw new TypeError(`avgFn must return a number, got ${isObject(value) ? kind(value) : show(value)}`);
-      }
-      a[i] = value;
-    }
-    writeFrom(out, dtype, from, a, length);
-  }
-  return out;
 }
 
 function copyCounts(to: readonly BatchNorm[], from: readonly BatchNorm[]): void {

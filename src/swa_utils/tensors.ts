@@ -120,6 +120,8 @@ export function readTensors(model: Module, whose: string): Entry[] {
 
 const NOTHING: readonly [] = [];
 
+const isThere = (array: Somewhere) => isHere(array) || !array.disposed;
+
 /** What a model's names stood for when it was read, to tell whether they still do. */
 export class TensorTable {
   readonly arrays: readonly Somewhere[];
@@ -127,21 +129,25 @@ export class TensorTable {
   readonly #away: boolean;
   readonly #names: readonly string[];
   readonly #raws: readonly unknown[];
-  readonly #sizes: readonly number[];
+  /** What has to be there still: the arrays, but on a device the Parameter, which only a move gives another array. */
+  readonly #held: readonly { readonly length?: number }[];
+  readonly #lengths: readonly (number | undefined)[];
   readonly #params: number;
 
   constructor(readonly entries: readonly Entry[]) {
     this.arrays = entries.map(arrayOf);
-    this.#away = this.arrays.some((array) => array instanceof DeviceArray);
+    this.#away = !this.arrays.every(isHere);
     this.#names = entries.map(({ name }) => name);
     this.#raws = entries.map(({ raw }) => raw);
-    this.#sizes = entries.map(({ size }) => size);
+    this.#held = this.arrays.map((array, i) => isHere(array) ? array : entries[i]!.raw as object);
+    this.#lengths = this.arrays.map((array, i) => isHere(array) ? entries[i]!.size : undefined);
     this.#params = entries.filter(({ isBuffer }) => !isBuffer).length;
   }
 
   /** Whether a model still has these very tensors under these names, and they their arrays with all elements. */
   holds(model: Module): boolean {
-    return this.#moves === moveCount() && this.#hold(model.namedParameters(), 0, this.#params) &&
+    if (this.#moves !== moveCount() || (this.#away && !this.arrays.every(isThere))) return false;
+    return this.#hold(model.namedParameters(), 0, this.#params) &&
       this.#hold(model.namedBuffers?.() ?? NOTHING, this.#params, this.#raws.length);
   }
 
@@ -157,12 +163,9 @@ export class TensorTable {
   }
 
   #same(name: string, raw: Entry["raw"], i: number): boolean {
-    const array = this.arrays[i]!;
+    const held = this.#held[i]!;
     return raw === this.#raws[i] && name === this.#names[i] &&
-      (this.#away && array instanceof DeviceArray
-        ? !array.disposed
-        : raw === array || (raw as Parameter).data === array) &&
-      array.length === this.#sizes[i];
+      (raw === held || (raw as Parameter).data === held) && held.length === this.#lengths[i];
   }
 }
 

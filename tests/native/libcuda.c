@@ -228,9 +228,95 @@ static int check_fold(const operation *o) {
   return SUCCESS;
 }
 
+static uint64_t pieces(uint64_t n, uint64_t length) { return (n + length - 1) / length; }
+
+/** Whether everything that a tensor's row names is there. */
+static int check_tensor(const operation *o, const uint64_t *row) {
+  const uint64_t size = sizes[o->kernel->dtype], real = size == 8 ? 8 : 4, n = row[C_SIZE], matrices = row[C_MATRICES];
+  const uint64_t rows = row[C_ROWS], columns = row[C_COLUMNS], chunks = pieces(n, FS_REDUCE_CHUNK);
+  const uint64_t strips = matrices * rows * pieces(columns, 2048), blocks = matrices * pieces(rows, 64);
+  const uint64_t units = matrices == 0 ? chunks : blocks * pieces(columns, 2048);
+  const int muon = strncmp(o->kernel->name, "muon", 4) == 0;
+  if (n == 0 || n != (matrices == 0 ? columns : matrices * rows * columns)) return trouble("%s: a tensor of another size", o->kernel->name);
+  const struct { uint64_t address, count, size; } parts[] = {
+    {row[C_PARAM], n, size}, {row[C_GRAD], n, size}, {row[C_CHUNK_SUMS], chunks, 8}, {row[C_RESULT], 1, 8},
+    {row[C_HYPERS], muon ? 11 : 8, 8}, {row[C_FIRST], muon || matrices == 0 ? n : matrices * rows, size},
+    {muon ? row[C_X] : row[C_SECOND], muon ? n : matrices * columns, muon ? real : size},
+    {muon ? row[C_LAST] : row[C_FACTORS], muon ? n : matrices * columns, real},
+    {row[C_ROW_LANES], muon ? 0 : LANES * strips, 8}, {row[C_ROW_SUMS], muon ? 0 : strips, 8},
+    {row[C_COLUMN_SUMS], muon ? 0 : blocks * columns, 8}, {row[C_ROW_FACTORS], muon ? 0 : matrices * rows, 8},
+    {row[C_MEANS], muon ? 0 : matrices, 8}, {row[C_UNIT_LANES], muon ? 0 : LANES * units, 8}, {row[C_UNIT_SUMS], muon ? 0 : units, 8},
+  };
+  for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
+    if (parts[p].count > 0 && !holds(o->device, parts[p].address, parts[p].count * parts[p].size, parts[p].size)) {
+      return trouble("%s: part %zu of a tensor is not on device %d", o->kernel->name, p, o->device);
+    }
+  }
+  return SUCCESS;
+}
+
+static int check_tensors(const operation *o) {
+  const fs_cuda_tensors *s = (const fs_cuda_tensors *)o->parameter;
+  const uint64_t words = FS_CUDA_TENSOR_WORDS * 8;
+  if (s->length == 0) return trouble("%s: chunks of no items", o->kernel->name);
+  if (s->count > 0 && !holds(o->device, s->chunks, 16 * s->count, 8)) return trouble("%s: the chunks are not there", o->kernel->name);
+  const uint64_t *chunks = (const uint64_t *)(uintptr_t)s->chunks;
+  for (uint64_t c = 0; c < s->count; c++) {
+    if (c > 0 && chunks[2 * c] == chunks[2 * c - 2]) {
+      if (chunks[2 * c + 1] < chunks[2 * c - 1] + s->length) return trouble("%s: two chunks have the same items", o->kernel->name);
+      continue;
+    }
+    const uint64_t row = s->table + chunks[2 * c] * words;
+    if (!holds(o->device, row, words, 8)) return trouble("%s: row %llu is not there", o->kernel->name, (unsigned long long)chunks[2 * c]);
+    const int wrong = check_tensor(o, (const uint64_t *)(uintptr_t)row);
+    if (wrong) return wrong;
+  }
+  return SUCCESS;
+}
+
+/** Whether a matrix whose last element is so far from its first is there. */
+static int has_matrix(const operation *o, uint64_t address, uint64_t last) {
+  const uint64_t size = sizes[o->kernel->dtype];
+  return holds(o->device, address, (last + 1) * size, size);
+}
+
+static int check_product(const operation *o) {
+  const fs_cuda_product *s = (const fs_cuda_product *)o->parameter;
+  if (s->m == 0 || s->n == 0 || s->k == 0) return trouble("%s: a matrix without elements", o->kernel->name);
+  const uint64_t m = s->m - 1, n = s->n - 1, k = s->k - 1;
+  if (!has_matrix(o, s->a, m * s->a_row + k * s->a_column) || !has_matrix(o, s->b, k * s->b_row + n) ||
+      !has_matrix(o, s->out, m * s->n + n) || (s->add != 0 && !has_matrix(o, s->add, m * s->n + n))) {
+    return trouble("%s: a matrix is not on device %d", o->kernel->name, o->device);
+  }
+  if (s->symmetric > 1 || (s->symmetric && s->m != s->n)) return trouble("%s: it cannot be symmetric", o->kernel->name);
+  if (s->out == s->a || s->out == s->b || s->out == s->add) return trouble("%s: it would write what it reads", o->kernel->name);
+  return SUCCESS;
+}
+
+static int check_transpose(const operation *o) {
+  const fs_cuda_transpose *s = (const fs_cuda_transpose *)o->parameter;
+  const uint64_t last = s->rows * s->columns - 1;
+  if (s->rows == 0 || s->columns == 0 || s->from == s->to || !has_matrix(o, s->from, last) || !has_matrix(o, s->to, last)) {
+    return trouble("%s: a matrix is not on device %d", o->kernel->name, o->device);
+  }
+  return SUCCESS;
+}
+
+static int check_kernel(const operation *o) {
+  switch (o->kernel->kind) {
+    case FS_CUDA_STEP: return check_step(o);
+    case FS_CUDA_LANES_OF: return check_lanes(o);
+    case FS_CUDA_FOLD: return check_fold(o);
+    case FS_CUDA_TENSORS: return check_tensors(o);
+    case FS_CUDA_PRODUCT: return check_product(o);
+    case FS_CUDA_TRANSPOSE: return check_transpose(o);
+    default: return trouble("%s: a kernel of no kind", o->kernel->name);
+  }
+}
+
 static int run_kernel(operation *o) {
   const fs_cuda_kernel *k = o->kernel;
-  const int wrong = k->kind == FS_CUDA_STEP ? check_step(o) : k->kind == FS_CUDA_LANES_OF ? check_lanes(o) : check_fold(o);
+  const int wrong = check_kernel(o);
   if (wrong) return wrong;
   void *parameters[] = {o->parameter};
   fs_cuda_thread.ntid = o->threads;

@@ -6,7 +6,7 @@
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { join } from "@std/path";
@@ -38,6 +38,9 @@ export function buildStandin(): string {
   const { status, stderr } = spawnSync(zig!, more, { encoding: "utf8" });
   if (status !== 0) throw new Error(`the stand-in for libcuda cannot be built: ${stderr}`);
   renameSync(own, path);
+  for (const other of readdirSync(folder)) { // those of other sources; where one is open it stays until it is closed
+    if (/^libcuda-\w+\.so$/.test(other) && join(folder, other) !== path) rmSync(join(folder, other), { force: true });
+  }
   return path;
 }
 
@@ -105,7 +108,7 @@ export function openStandin(): Standin {
 }
 
 /** Whether the tests are meant for a real device: `deno task test:cuda`. */
-const REAL = process.env["FLATSTEP_TEST_CUDA"] === "device";
+export const REAL: boolean = process.env["FLATSTEP_TEST_CUDA"] === "device";
 
 /**
  * Something to run on: the stand-in, or, in `deno task test:cuda`, a real device.
@@ -119,7 +122,7 @@ export function openSomething(): Standin | null | string {
     cuda.devices();
     return "there is no CUDA device on this machine";
   } catch (error) {
-    return (error as Error).message;
+    return (error as Error).message.split("\nTo mend it")[0]!.replaceAll("\n ", "");
   }
 }
 

@@ -61,7 +61,10 @@ export interface Entry {
 
 const SIZES: Record<string, number> = { b8: 1, u8: 1, b16: 2, u16: 2, b32: 4, u32: 4, f32: 4, b64: 8, u64: 8, f64: 8 };
 
-function parseLine(line: string): Instruction {
+function parseLine(text: string): Instruction {
+  // one half of a register: the other one goes to a register of that line's own
+  const half = text.match(/^\{ \.reg \.b16 tmp; (mov\.b32 \{(?:tmp, ?%rs\d+|%rs\d+, ?tmp)\}, %r\d+;) \}$/);
+  const line = half ? half[1]! : text;
   const match = line.match(/^(?:@(!?)%(\w+) )?([a-z][\w.]*)(?: (.*))?;$/);
   if (!match) throw new SyntaxError(`this is no instruction: ${line}`);
   const [, not, guard, name, rest = ""] = match;
@@ -228,6 +231,11 @@ function translate(instruction: Instruction, entry: Entry): string {
       return `M.view.set${GET[type]}(${spot}, ${stored}, true);`;
     }).join(" ");
   }
+  if (name === "mov.b32" && to.startsWith("{") && kindOf(a) === "r") {
+    return to.slice(1, -1).split(/, ?/).map((register, k) => {
+      return register === "tmp" ? "" : write(register, `${a.slice(1)} >>> ${16 * k}`);
+    }).join(" ");
+  }
   if (op === "mov" && rest.length === 1) {
     const pair = `${kindOf(to)} ${kindOf(a)}`;
     if (type === "b32" && pair === "r f") return write(to, `H.bits(${a.slice(1)})`);
@@ -266,12 +274,19 @@ function translate(instruction: Instruction, entry: Entry): string {
   }
   // the exact product of two float16, rounded once
   if (name === "mul.rn.f16") return write(to, `H.halfBits(${get(a)} * ${get(b)})`);
+  if (op === "rcp" && rest.length === 2 && rest[0] === "rn" && /^f(64|32)$/.test(type)) {
+    return write(to, `1 / ${get(a)}`);
+  }
   if (op === "sqrt" && rest.length === 2 && rest[0] === "rn" && /^f(64|32)$/.test(type)) {
     return write(to, `Math.sqrt(${get(a)})`);
   }
   if (rest.length === 1 && /^f(64|32)$/.test(type)) {
     if (op === "neg") return write(to, `-${get(a)}`);
     if (op === "abs") return write(to, `Math.abs(${get(a)})`);
+    if (op === "max" || op === "min") { // of a NaN and a number, the number
+      const [x, y] = [get(a), get(b)];
+      return write(to, `${x} !== ${x} ? ${y} : ${y} !== ${y} ? ${x} : Math.${op}(${x}, ${y})`);
+    }
   }
   if (op === "neg" && rest.length === 1 && /^s(32|64)$/.test(type)) return write(to, `-${get(a)}`);
   if (rest.length === 1 && /^[us](16|32|64)$/.test(type)) {
@@ -305,6 +320,7 @@ function translate(instruction: Instruction, entry: Entry): string {
   if (name === "not.b32" || name === "not.b64") return write(to, `~${get(a)}`);
   if ((op === "shl" || op === "shr") && rest.length === 1) { // amounts of the width or more shift everything out
     const by = get(b, "u32"), sign = op === "shl" ? "<<" : type.startsWith("s") ? ">>" : ">>>";
+    if (type === "u16" || type === "b16") return write(to, `${by} > 15 ? 0 : ${get(a)} ${sign} ${by}`);
     if (/^[bus]64$/.test(type)) return write(to, `${get(a)} ${sign === ">>>" ? ">>" : sign} BigInt(${by})`);
     const all = type === "s32" ? `${get(a)} >> 31` : "0";
     if (/^[bus]32$/.test(type)) return write(to, `${by} > 31 ? ${all} : ${get(a)} ${sign} ${by}`);

@@ -54,6 +54,7 @@ export function stepByPtx(
   hypers: readonly number[],
   launch: Launch & { readonly length: number },
   factors: readonly [unscale: number, clip: number] = [1, 1],
+  kernels: Module = shippedKernels(),
 ): void {
   const memory = new DeviceMemory(), words = 2 + rule.buffers.length, table = new BigUint64Array(rows.length * words);
   rows.forEach(({ flags, buffers }, r) => {
@@ -73,7 +74,7 @@ export function stepByPtx(
   view.setFloat64(CUDA_STEP.unscale, factors[0], true);
   view.setFloat64(CUDA_STEP.clip, factors[1], true);
   hypers.forEach((h, k) => view.setFloat64(CUDA_STEP.hypers + 8 * k, h, true));
-  shippedKernels().kernel(`${rule.name}_${SUFFIX[dtype]}`).launch(memory, bytes, launch.grid, launch.block);
+  kernels.kernel(`${rule.name}_${SUFFIX[dtype]}`).launch(memory, bytes, launch.grid, launch.block);
 }
 
 /** One number for each array; of `factor`, the sum of the squares of its products. */

@@ -1,0 +1,178 @@
+/**
+ * Steps of rules that look at whole tensors, for parameters on a device: one list of kernels for each dtype.
+ *
+ * What can fail (memory, uploads, kernels that have to be compiled) comes before the first kernel that writes. The memory that sums and
+ * iterations take is kept from step to step.
+ *
+ * @module
+ */
+
+import type { TensorRule, TensorShape } from "../../ffi/backend.ts";
+import type { Device } from "../../ffi/cuda_driver.ts";
+import { BLOCK, TensorPlan } from "../../ffi/cuda_tensors.ts";
+import { allocateArray, DeviceArray, foreignArray, releaseArray } from "../cuda/device_array.ts";
+import { bytesOf, type DType, type TypedArray } from "../dtype.ts";
+import { DeviceRows } from "../foreach_device.ts";
+import { MUL_RULE, SCALE_RULE } from "../foreach_rules.ts";
+
+/** A parameter of a step. */
+export interface DeviceTensor {
+  readonly shape: TensorShape;
+  /** The parameter's numbers, then its state's. */
+  readonly buffers: readonly DeviceArray[];
+  /** In the host's memory, or on the device. */
+  readonly grad: TypedArray | DeviceArray;
+  readonly hypers: readonly number[];
+}
+
+/** Gradients of at most so many bytes are put behind each other and uploaded at once. */
+const SMALL = 64 << 10;
+/** Where a gradient begins: a multiple of this. */
+const LINE = 256;
+
+const sameShape = (a: TensorShape, b: TensorShape | undefined): boolean =>
+  a.batches === b?.batches && a.rows === b.rows && a.columns === b.columns;
+
+/** Memory of at least so many bytes: what is there if it is enough, else new memory, and the old is given back. */
+function atLeast(memory: DeviceArray | null, device: Device, bytes: number): DeviceArray {
+  if (memory !== null && memory.byteLength >= bytes) return memory;
+  const grown = allocateArray(device, "float64", Math.max(1, Math.ceil(bytes / 8)));
+  if (memory !== null) releaseArray(memory);
+  return grown;
+}
+
+/** A kernel that is ready to be queued. */
+interface Ready {
+  readonly kernel: bigint;
+  readonly parameter: Uint8Array;
+  readonly threads: number;
+}
+
+/** The tensors of one dtype on one device. */
+export class DeviceTensors {
+  #plan: TensorPlan | null = null;
+  /** The plan's memory: tables, and room for what kernels leave for each other. */
+  #memory: DeviceArray | null = null;
+  /** Gradients of the host's, and gradients that have been multiplied. */
+  #staging: DeviceArray | null = null;
+  #packed = new ArrayBuffer(0);
+  #tensors: readonly DeviceTensor[] = [];
+  #grads: DeviceArray[] = [];
+  /** Room for each gradient's products; null: the gradient itself is our own. */
+  #products: (DeviceArray | null)[] = [];
+  /** What multiplies and measures gradients; kept until the next step, as kernels may still read its tables. */
+  #rows: DeviceRows[] = [];
+  #launches: readonly Ready[] = [];
+
+  constructor(readonly device: Device, readonly rule: TensorRule, readonly dtype: DType) {}
+
+  /**
+   * Uploads gradients and makes room; changes nothing that anyone can see.
+   *
+   * @param scaling whether the gradients may have to be multiplied
+   */
+  prepare(tensors: readonly DeviceTensor[], scaling: boolean): void {
+    const { device, rule, dtype } = this;
+    for (const rows of this.#rows) rows.dispose();
+    this.#rows = [];
+    this.#launches = [];
+    this.#tensors = tensors;
+    const known = this.#plan?.shapes;
+    if (known?.length !== tensors.length || !tensors.every(({ shape }, i) => sameShape(shape, known[i]))) {
+      this.#plan = null; // not kept where its lists cannot be uploaded
+      const plan = new TensorPlan(rule, dtype, tensors.map(({ shape }) => shape));
+      this.#memory = atLeast(this.#memory, device, plan.bytes);
+      device.upload(this.#memory.address + BigInt(plan.listsAt), plan.lists());
+      this.#plan = plan;
+    }
+    this.#upload(scaling);
+  }
+
+  /** Puts gradients in their places, those that are small first. */
+  #upload(scaling: boolean): void {
+    const { device, dtype } = this, size = bytesOf(dtype), places = new Map<number, number>();
+    const isHere = (i: number) => !(this.#tensors[i]!.grad instanceof DeviceArray);
+    const isSmall = (i: number) => isHere(i) && this.#tensors[i]!.grad.length * size <= SMALL;
+    let at = 0, packed = 0;
+    const order = [...this.#tensors.keys()];
+    for (const i of [...order.filter(isSmall), ...order.filter((i) => !isSmall(i) && (isHere(i) || scaling))]) {
+      places.set(i, at);
+      at += Math.ceil(this.#tensors[i]!.grad.length * size / LINE) * LINE;
+      if (isSmall(i)) packed = at;
+    }
+    const staging = this.#staging = atLeast(this.#staging, device, at);
+    if (this.#packed.byteLength < packed) this.#packed = new ArrayBuffer(packed);
+    const own = (i: number, length: number) =>
+      foreignArray(device, staging.address + BigInt(places.get(i)!), dtype, length, staging);
+    this.#products = [];
+    this.#grads = this.#tensors.map(({ grad }, i) => {
+      if (grad instanceof DeviceArray) {
+        this.#products.push(scaling ? own(i, grad.length) : null);
+        return grad;
+      }
+      this.#products.push(null);
+      const array = own(i, grad.length), bytes = new Uint8Array(grad.buffer, grad.byteOffset, grad.byteLength);
+      if (isSmall(i)) new Uint8Array(this.#packed, places.get(i)!, bytes.length).set(bytes);
+      else device.upload(array.address, grad);
+      return array;
+    });
+    if (packed > 0) device.upload(staging.address, new Uint8Array(this.#packed, 0, packed));
+  }
+
+  /** The sum of the squares of each gradient, multiplied by a number first. Waits for them. */
+  squares(unscale: number): number[] {
+    return this.#rowsOf(this.#grads.map((grad) => [grad]), 1).reduce("sumSq", unscale);
+  }
+
+  /** A rule over some gradients, ready: `[self]` is multiplied in place, `[out, x]` is out = x factor. */
+  #rowsOf(tensors: readonly (readonly DeviceArray[])[], factor: number): DeviceRows {
+    const rule = tensors[0]?.length === 2 ? SCALE_RULE : MUL_RULE;
+    const rows = new DeviceRows(rule, 0, tensors, Float64Array.of(factor));
+    this.#rows.push(rows);
+    rows.prepare();
+    return rows;
+  }
+
+  /** Multiplies the gradients by numbers, rounded each time, and makes the kernels ready. Only memory of our own is written. */
+  ready(factors: readonly number[]): void {
+    const { device } = this, grads = [...this.#grads];
+    for (const factor of factors) {
+      if (factor === 1) continue;
+      const given = grads.flatMap((grad, i) => {
+        const product = this.#products[i]!;
+        return product !== null && grad !== product ? [[product, grad]] : [];
+      });
+      const own = grads.filter((grad, i) => this.#products[i] === null || grad === this.#products[i]);
+      if (given.length > 0) this.#rowsOf(given, factor).launch();
+      if (own.length > 0) this.#rowsOf(own.map((grad) => [grad]), factor).launch();
+      grads.forEach((grad, i) => grads[i] = this.#products[i] ?? grad);
+    }
+    const plan = this.#plan!, base = this.#memory!.address, width = this.rule.hypers.length;
+    const hypers = new Float64Array(this.#tensors.length * width);
+    this.#tensors.forEach((tensor, i) => hypers.set(tensor.hypers, i * width));
+    const addresses = this.#tensors.map(({ buffers: [param, ...state] }, i) =>
+      [param!, grads[i]!, ...state].map(({ address }) => address)
+    );
+    device.upload(base, plan.table(base, addresses, hypers));
+    this.#launches = plan.launches(base, hypers).map(({ kernel, parameter, grid }) => ({
+      kernel: device.kernel(kernel),
+      parameter,
+      threads: grid * BLOCK,
+    }));
+  }
+
+  /** Queues the step. */
+  launch(): void {
+    for (const { kernel, parameter, threads } of this.#launches) this.device.launch(kernel, parameter, threads);
+  }
+
+  /** Gives back what it has on the device. */
+  dispose(): void {
+    for (const rows of this.#rows) rows.dispose();
+    for (const memory of [this.#memory, this.#staging]) if (memory !== null) releaseArray(memory);
+    this.#rows = [];
+    this.#plan = this.#memory = this.#staging = null;
+    this.#tensors = this.#grads = this.#products = [];
+    this.#launches = [];
+  }
+}
