@@ -76,7 +76,7 @@ export const PEERS: readonly Peer[] = [
     script: "tfjs_step.ts",
     missing: packages("@tensorflow/tfjs", "@tensorflow/tfjs-backend-wasm"),
     columns: { tfjs: "tfjs" },
-    leftOut: { "gpt2": "parameters and state are more than its memory holds" },
+    leftOut: { "gpt2": "parameters and Adam's state are more than its memory holds" },
   },
   {
     name: "jax-js",
@@ -84,7 +84,7 @@ export const PEERS: readonly Peer[] = [
     missing: packages("@jax-js/jax"),
     columns: { "jax-js": "jax-js" },
     leftOut: {
-      "gpt2": "parameters and state are more than its memory holds",
+      "gpt2": "its first steps take minutes",
       "10000x64": "a step takes seconds",
     },
   },

@@ -211,7 +211,7 @@ static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *
   const int ahead = to - from > FS_LONG / size;
   const uint64_t block = (ahead ? FS_SCALED_AHEAD : FS_SCALED) / size;
   uint64_t pointers[FS_MAX_BUFFERS];
-  prospect p;
+  prospect p = {.count = 0};
   if (ahead) look_ahead(&p, rule, row);
   for (uint64_t n; from < to; from += n) {
     n = to - from < block ? to - from : block;

@@ -127,7 +127,7 @@ export class Driver {
   device(index: number): Device {
     if (index >= this.count) {
       throw new RangeError(
-        `"cuda:${index}" must be one of the ${this.count} devices that there are, from "cuda:0" on`,
+        `"cuda:${index}" must be one of the ${this.count} devices that there are, "cuda:0" the first`,
       );
     }
     return this.#devices[index] ??= new Device(this, index);

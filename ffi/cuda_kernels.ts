@@ -5,8 +5,8 @@
  */
 
 import type { DType } from "../src/dtype.ts";
-import { PTX_BROTLI, PTX_SHA256, PTX_SIZE } from "./cuda_ptx.ts";
-import { builtin } from "./runtime.ts";
+import { type CompressedPtx, fetched } from "./cuda_fetch.ts";
+import { builtin, granted } from "./runtime.ts";
 
 /** What a kernel's name ends with: adam_f32. */
 export const SUFFIX: Readonly<Record<DType, string>> = {
@@ -114,8 +114,29 @@ interface Kernels {
 
 let unpacked: Kernels | null = null;
 
+/** The compressed text: what was fetched, else a file beside this one, of the same ending. */
+function compressed(): CompressedPtx {
+  if (fetched !== null) return fetched;
+  if (!import.meta.url.startsWith("file:")) {
+    throw new Error(
+      "the CUDA kernels were not fetched: no device was seen, or FFI not granted, when the package was imported",
+    );
+  }
+  const url = new URL(`./cuda_ptx${import.meta.url.endsWith(".js") ? ".js" : ".ts"}`, import.meta.url);
+  const { fileURLToPath } = builtin<typeof import("node:url")>("node:url");
+  const { readFileSync } = builtin<typeof import("node:fs")>("node:fs");
+  const path = fileURLToPath(url);
+  if (!granted({ name: "read", path })) {
+    throw new Error(`there is no permission to read ${path}: run with --allow-read`);
+  }
+  const found = readFileSync(path, "utf8").match(/"([0-9a-f]{64})"[^"]*?= (\d+);[^"]*"([\w+/=]+)"/);
+  if (!found) throw new Error(`${path} is not what \`deno task build --ptx\` makes`);
+  return { PTX_SHA256: found[1]!, PTX_SIZE: Number(found[2]), PTX_BROTLI: found[3]! };
+}
+
 function kernels(): Kernels {
   if (unpacked) return unpacked;
+  const { PTX_SHA256, PTX_SIZE, PTX_BROTLI } = compressed();
   const { Buffer } = builtin<typeof import("node:buffer")>("node:buffer");
   const { createHash } = builtin<typeof import("node:crypto")>("node:crypto");
   const { brotliDecompressSync } = builtin<typeof import("node:zlib")>("node:zlib");

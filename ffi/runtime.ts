@@ -21,6 +21,7 @@ interface DenoLike {
   version: { deno: string };
   permissions: { querySync(descriptor: Permission): { state: string } };
   env: { get(name: string): string | undefined };
+  statSync(path: string): unknown;
   dlopen(path: string, symbols: Record<string, unknown>): { symbols: unknown };
   UnsafePointer: {
     of(memory: ArrayBufferView): unknown;

@@ -79,7 +79,7 @@ class Gradients {
   readonly #grads: readonly Gradient[];
   readonly #sizes: readonly number[];
   readonly #jobs = new Map<Rule, Jobs>();
-  readonly #moves = moveCount();
+  #moves = moveCount();
 
   constructor(readonly backend: Backend, readonly list: readonly unknown[]) {
     const params = this.#params = owners(list);
@@ -123,7 +123,11 @@ class Gradients {
   fit(backend: Backend, list: readonly unknown[]): boolean {
     const known = this.list, params = this.#params, grads = this.#grads, sizes = this.#sizes;
     if (backend !== this.backend || list.length !== known.length || this.sparse.length > 0) return false;
-    if (this.#moves !== moveCount()) return false;
+    if (this.#moves !== moveCount()) {
+      const isApart = (p: Parameter, i: number) => grads[i] instanceof DeviceArray && grads[i].device !== p.device;
+      if (params.some(isApart)) return false;
+      this.#moves = moveCount();
+    }
     for (let i = 0; i < known.length; i++) {
       const p = params[i]!, grad = grads[i];
       if (list[i] !== known[i] || (p.grad ?? null) !== grad) return false;

@@ -128,7 +128,7 @@ class ListPlan {
   readonly #hypers: Float64Array;
   /** The tensors on devices; null where all are in the host's memory. */
   readonly #rows: DeviceRows | null;
-  readonly #moves = moveCount();
+  #moves = moveCount();
 
   constructor(
     readonly backend: Backend,
@@ -181,8 +181,7 @@ class ListPlan {
 
   /** Whether it is a plan for these lists, as they are now. */
   fits(lists: readonly TensorList[]): boolean {
-    if (this.#moves !== moveCount()) return false; // an entry's numbers may be elsewhere
-    if (this.#rows !== null) return this.#fitsAnywhere(lists);
+    if (this.#rows !== null || this.#moves !== moveCount()) return this.#fitsAnywhere(lists);
     const sizes = this.#sizes;
     for (let k = 0; k < lists.length; k++) {
       const list = lists[k]!, entries = this.#entries[k]!, arrays = this.#arrays[k]!;
@@ -197,8 +196,9 @@ class ListPlan {
     return true;
   }
 
-  /** The same where some tensors are on devices. */
+  /** The same where some tensors are on devices, or may have come to be. */
   #fitsAnywhere(lists: readonly TensorList[]): boolean {
+    this.#moves = moveCount();
     return lists.every((list, k) =>
       list.length === this.#sizes.length && list.every((entry, i) => {
         if (entry !== this.#entries[k]![i]) return false;

@@ -90,11 +90,10 @@ export class Parameter {
   /** The number of elements: the product of the shape. */
   readonly size: number;
   /** The numbers on a device, and an empty array of the kind that they were in on the host. */
-  #array: DeviceArray | null = null;
-  #like: TypedArray | null = null;
+  #away: { readonly array: DeviceArray; readonly like: TypedArray } | null = null;
 
   static {
-    likeOfDevice = (p) => p.#like;
+    likeOfDevice = (p) => p.#away?.like ?? null;
   }
 
   /**
@@ -149,7 +148,7 @@ export class Parameter {
     }
     this.name = name;
     this.requiresGrad = requiresGrad;
-    if (this.#array === null) this.#remember(this.data);
+    if (this.#away === null) this.#remember(this.data);
   }
 
   /** Makes this the Parameter of an array, unless it has one. */
@@ -187,12 +186,12 @@ export class Parameter {
 
   /** Where the numbers are: `"cpu"`, or `"cuda:0"` and so on. */
   get device(): "cpu" | DeviceName {
-    return this.#array?.device ?? "cpu";
+    return this.#away?.array.device ?? "cpu";
   }
 
   /** The numbers on a device; null where they are in the host's memory. */
   get deviceArray(): DeviceArray | null {
-    return this.#array;
+    return this.#away?.array ?? null;
   }
 
   /**
@@ -225,7 +224,7 @@ export class Parameter {
     if (this.grad instanceof SparseTensor) {
       throw new TypeError(`${this} must not have a sparse gradient when it is moved: sparse gradients are for the cpu`);
     }
-    const before = this.#array, { grad } = this, own = Object.getOwnPropertyDescriptor(this, "data");
+    const before = this.deviceArray, { grad } = this, own = Object.getOwnPropertyDescriptor(this, "data");
     if (before === null && own?.get !== undefined) {
       throw new TypeError(`${this} must have its numbers in an array of its own, and they are another library's`);
     }
@@ -261,8 +260,7 @@ export class Parameter {
 
   /** The numbers are on a device now. */
   #bind(array: DeviceArray, like: TypedArray): void {
-    this.#array = array;
-    this.#like = like;
+    this.#away = { array, like };
     const place = `data of a parameter on ${array.device} is not in the host's memory`;
     Object.defineProperty(this, "data", {
       get() {
@@ -278,7 +276,7 @@ export class Parameter {
 
   /** The numbers are in the host's memory again. */
   #unbind(data: TypedArray): void {
-    this.#array = this.#like = null;
+    this.#away = null;
     Object.defineProperty(this, "data", { value: data, writable: true, configurable: true, enumerable: true });
     this.#remember(data);
   }
@@ -300,7 +298,7 @@ export class Parameter {
    */
   // deno-lint-ignore require-await -- what fails is a rejection
   async toHost(): Promise<TypedArray> {
-    return this.#array === null ? this.data.slice() : downloadArray(this.#array, likeOf(this));
+    return this.#away === null ? this.data.slice() : downloadArray(this.#away.array, this.#away.like);
   }
 
   /**
@@ -310,8 +308,9 @@ export class Parameter {
    * @throws {CudaError} if the driver cannot free it
    */
   dispose(): void {
-    if (this.#array === null || this.#array.disposed) return;
-    this.#array.dispose();
+    const array = this.deviceArray;
+    if (array === null || array.disposed) return;
+    array.dispose();
     moves++;
     if (this.grad instanceof DeviceArray) releaseArray(this.grad);
   }
@@ -324,7 +323,7 @@ export class Parameter {
   /** `Parameter(float32 [3, 4], "fc.weight")`, for messages and logs; on a device that stands behind it. */
   toString(): string {
     const name = this.name === undefined ? "" : `, ${show(this.name)}`;
-    const place = this.#array === null ? "" : `, ${this.#array.device}`;
+    const place = this.#away === null ? "" : `, ${this.device}`;
     return `Parameter(${this.dtype} [${this.shape.join(", ")}]${name}${place})`;
   }
 }

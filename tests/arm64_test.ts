@@ -86,6 +86,7 @@ const OTHERS: readonly string[] = [
   "fs_isa",
   "fs_bind",
   "fs_bind_rows",
+  "fs_huge_pages",
   "fs_wake",
   "fs_profile",
 ];

@@ -188,6 +188,7 @@ cudaTest("an update is one launch for each dtype and device, and uploads nothing
     using averaged = new AveragedModel(model, { multiAvgFn: getEmaMultiAvgFn(), useBuffers: true });
     for (let t = 0; t < 3; t++) averaged.updateParameters(model);
     for (let t = 0; t < 3; t++) {
+      new Parameter([1]).to("cuda").dispose(); // a move that has nothing to do with it
       const before = CALLS.map(s.calls);
       averaged.updateParameters(model);
       assertEquals(CALLS.map((call, i) => s.calls(call) - before[i]!), [4, 0, 0, 0]);

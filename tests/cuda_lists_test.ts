@@ -135,7 +135,10 @@ cudaTest(
     assertEquals(s.live(), live, "a list that may never come again has kept memory");
     assertEquals(add(), [4, 8, 8]);
     assert(s.queued() > 0, "it has waited");
-    for (let t = 0; t < 3; t++) assertEquals(add(), [4, 0, 0]);
+    for (let t = 0; t < 3; t++) {
+      new Parameter([1]).to("cuda").dispose(); // a move that has nothing to do with it
+      assertEquals(add(), [4, 0, 0]);
+    }
     dispose(self, other);
   },
 );

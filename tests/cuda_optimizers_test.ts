@@ -6,7 +6,6 @@
 import { test } from "node:test";
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import {
-  Adafactor,
   AdamW,
   type AnyOptimizer as Any,
   BFGS,
@@ -15,7 +14,6 @@ import {
   type DType,
   ExponentialLR,
   LBFGS,
-  Muon,
   Parameter,
   SGD,
   SparseAdam,
@@ -219,8 +217,6 @@ cudaTest("what cannot be stepped on a device is refused by name, and nothing cha
   const make = () => new Parameter(new Float32Array(4).fill(1), { shape: [2, 2] }).to("cuda");
   const sparse = new SparseTensor([[0]], Float32Array.of(1, 1), [2, 2]);
   const table: [string, (p: Parameter) => Any][] = [
-    ["Adafactor", (p) => new Adafactor([p])],
-    ["Muon", (p) => new Muon([p])],
     ["LBFGS", (p) => new LBFGS([p])],
     ["BFGS", (p) => new BFGS([p])],
     ["SparseAdam", (p) => new SparseAdam([p])],

@@ -18,7 +18,7 @@ const SOURCE = join(ROOT, "examples", "browser");
 /** The files of the page, and what a browser is told they are. */
 const FILES: Record<string, string> = { "index.html": "text/html", "main.js": "text/javascript" };
 /** What a browser never loads: native libraries, which it cannot open, and the plotting packages of `plotSchedule`. */
-const EXTERNAL = ["./prebuilt/*", "vega", "vega-lite"];
+const EXTERNAL = ["./prebuilt/*", "./cuda_ptx.ts", "vega", "vega-lite"];
 
 /**
  * Makes a page: two files in a folder, which any web server can hand out.

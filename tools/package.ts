@@ -38,6 +38,11 @@ export function prebuiltOf() {
 }
 `;
 
+/** What stands in the place of ffi/cuda_fetch.ts. */
+const NO_FETCH = `/** The npm package has the CUDA kernels as a file. */
+export const fetched = null;
+`;
+
 interface PackageJson {
   exports: Record<string, string>;
   [key: string]: unknown;
@@ -77,8 +82,12 @@ function compile(entries: readonly string[], folder: string): void {
   rmSync(project);
   if (status !== 0) throw new Error(`tsc: ${stdout}${stderr}`);
   for (const path of within(folder).filter((path) => path.endsWith(".d.ts"))) { // tsc leaves these specifiers as they are
-    const text = readFileSync(path, "utf8");
-    writeFileSync(path, text.replace(/((?:from|import\(|import) ?")(\.[^"]+)\.ts"/g, '$1$2.js"'));
+    const text = readFileSync(path, "utf8").replace(/((?:from|import\(|import) ?")(\.[^"]+)\.ts"/g, '$1$2.js"');
+    // Symbol.dispose is in no lib of a year yet
+    writeFileSync(
+      path,
+      text.includes("[Symbol.dispose]") ? `/// <reference lib="esnext.disposable" />\n${text}` : text,
+    );
   }
 }
 
@@ -106,6 +115,7 @@ export function makePackage(folder: string = NPM): void {
   rmSync(prebuilt, { recursive: true, force: true });
   rmSync(`${prebuilt}.d.ts`, { force: true });
   writeFileSync(`${prebuilt}.js`, NO_PREBUILT);
+  writeFileSync(join(folder, "ffi", "cuda_fetch.js"), NO_FETCH);
   unpackLibraries(join(folder, "lib"));
   for (const file of ["README.md", "CHANGELOG.md", "LICENSE"]) copyFileSync(join(ROOT, file), join(folder, file));
   const entry = (path: string, ending: string) => path.replace(/\.ts$/, ending);

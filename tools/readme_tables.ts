@@ -31,8 +31,8 @@ function takes(make: Class, options: Record<string, unknown>): boolean {
   }
 }
 
-/** The classes that are to have kernels on CUDA devices, and have none yet. */
-const NOT_YET: ReadonlySet<string> = new Set(["Adafactor", "Muon"]);
+/** The classes that refuse parameters on CUDA devices. */
+const NO_CUDA: ReadonlySet<string> = new Set(["BFGS", "LBFGS", "SparseAdam"]);
 
 /** The two tables, as Markdown. */
 export function tables(): string {
@@ -44,8 +44,7 @@ export function tables(): string {
   const first = rows.map((r) =>
     `| \`${r.name}\` | ${r.fused ? "fused" : "native"} | ${yes(r.foreach)} | ${yes(r.fused)} |`
   );
-  const cuda = (r: typeof rows[number]) => r.fused ? "experimental" : NOT_YET.has(r.name) ? "not yet" : "no";
-  const second = rows.map((r) => `| \`${r.name}\` | stable | ${cuda(r)} | no |`);
+  const second = rows.map(({ name }) => `| \`${name}\` | stable | ${NO_CUDA.has(name) ? "no" : "experimental"} | no |`);
   return [
     "| algorithm | default | has foreach? | has fused? |",
     "|---|---|---|---|",

@@ -268,7 +268,8 @@ export const ADAFACTOR_UPDATE: TensorUpdate<Group> = {
  * State: `step` (number); for parameters of two dimensions and more `rowVar` (a number for each row, shape `[…, R, 1]`) and
  * `colVar` (one for each column, `[…, 1, C]`), where the last two dimensions are the matrix and the others are kept; else
  * `variance` (as long as the parameter). In the parameter's dtype; bfloat16 and float16 are computed in float32 and rounded
- * once, when they are stored. The update is stored nowhere: a step reads the gradient three times instead.
+ * once, when they are stored. The update is stored nowhere: a step reads the gradient three times instead. Parameters on a device are
+ * stepped there, with the same bits, by as many launches for one tensor as for all of a dtype; `foreach` is not looked at.
  *
  * Paper: Shazeer & Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (arXiv:1804.04235); the roles
  * of `lr` and `eps[0]` are torch's. torch source: `torch/optim/_adafactor.py`. Differences: `eps[0]` null is the machine

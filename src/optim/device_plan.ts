@@ -91,16 +91,17 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
     this.#buffers = this.#keys.map((key) => update.rule.buffers.indexOf(`${key}:rw`));
     this.#flags = update.flags(group);
     this.#rows = new HyperRows(update);
-    const here = group.params.filter((p) => p.device === device.name);
+    const here = [...group.params.entries()].filter(([, p]) => p.device === device.name);
+    const counts = new Map<DType, number>();
+    for (const [, { dtype }] of here) counts.set(dtype, (counts.get(dtype) ?? 0) + 1);
     const places = new Map<DType, { job: DeviceJob; used: number }>();
-    for (const { dtype } of here) {
-      if (places.has(dtype)) continue;
-      const job = new DeviceJob(device, update.rule, dtype, here.filter((p) => p.dtype === dtype).length);
+    for (const [dtype, count] of counts) {
+      const job = new DeviceJob(device, update.rule, dtype, count);
       places.set(dtype, { job, used: 0 });
       this.#jobs.push(job);
     }
-    this.#slots = here.map((param): Slot => {
-      const index = group.params.indexOf(param), place = places.get(param.dtype)!;
+    this.#slots = here.map(([index, param]): Slot => {
+      const place = places.get(param.dtype)!;
       written.add(spanOf(param.deviceArray!), `data of ${this.#label(index)}`);
       return {
         param,
@@ -206,7 +207,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
 
   /** Makes room for gradients: small ones first. */
   #layStaging(slots: readonly Slot[]): void {
-    const wanted = this.#slots.filter((slot) => slot.place >= 0 || slots.includes(slot));
+    const now = new Set(slots), wanted = this.#slots.filter((slot) => slot.place >= 0 || now.has(slot));
     const bytes = (slot: Slot) => slot.param.size * bytesOf(slot.param.dtype);
     let at = 0, packed = 0;
     const places = new Map<Slot, number>();

@@ -163,7 +163,14 @@ export class DeviceTensors {
 
   /** Queues the step. */
   launch(): void {
-    for (const { kernel, parameter, threads } of this.#launches) this.device.launch(kernel, parameter, threads);
+    this.#launches.forEach(({ kernel, parameter, threads }, i) => {
+      try {
+        this.device.launch(kernel, parameter, threads);
+      } catch (error) {
+        if (i > 0 && error instanceof Error) error.message += `; the step of ${this.dtype} parameters there had begun`;
+        throw error;
+      }
+    });
   }
 
   /** Gives back what it has on the device. */

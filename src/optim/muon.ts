@@ -182,7 +182,8 @@ export const MUON_UPDATE: TensorUpdate<Group> = {
  * ```
  *
  * State: `momentumBuffer` (as long as the parameter, in its dtype). bfloat16 and float16 are computed in float32 and rounded
- * once, when they are stored.
+ * once, when they are stored. Parameters on a device are stepped there, with the same bits; the optimizer keeps room there for two
+ * matrices of each parameter's size between steps.
  *
  * Paper: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"
  * (kellerjordan.github.io/posts/muon); Liu et al. 2025, "Muon is Scalable for LLM Training" (arXiv:2502.16982). torch source:

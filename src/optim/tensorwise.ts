@@ -58,9 +58,8 @@ interface Entry {
   readonly param: Parameter;
   readonly label: string;
   readonly backend: Backend;
-  readonly shape: TensorShape;
-  /** The arrays of the rule's buffers: all on the host, or all but the gradient on a device. */
-  readonly buffers: readonly (TypedArray | DeviceArray)[];
+  /** Its buffers are on the host, or, all but the gradient, on a device. */
+  readonly tensor: TensorShape & { readonly buffers: readonly (TypedArray | DeviceArray)[] };
   readonly hypers: readonly number[];
   /** The state, which is new where `fresh` is true. */
   readonly state: ParameterState;
@@ -71,12 +70,6 @@ interface Entry {
 const AT_ONCE = 1 << 20;
 
 const isHere = ({ param }: Entry): boolean => param.deviceArray === null;
-
-/** The tensor of a parameter in the host's memory. */
-function tensorOf({ shape, buffers }: Entry, grad: TypedArray = buffers[1] as TypedArray): Tensor {
-  const [param, , ...state] = buffers as readonly [TypedArray, TypedArray, ...TypedArray[]];
-  return { ...shape, buffers: [param, grad, ...state] };
-}
 
 /** The parameters of one dtype on one device. */
 interface Away {
@@ -115,14 +108,14 @@ function releaseFresh(entries: readonly Entry[]): void {
   releaseState(entries.filter(({ fresh }) => fresh).map(({ state }) => state));
 }
 
-/** Throws unless an array is where its parameter is, and has `size` elements of its dtype. */
+/** Throws unless an array is where its parameter is, or on the host, and has `size` elements of its dtype. */
 function checkPlace(
   array: unknown,
   p: Parameter,
   label: () => string,
   size: number = p.size,
 ): asserts array is TypedArray | DeviceArray {
-  if (p.deviceArray !== null && array instanceof DeviceArray) checkDeviceArray(array, p, label, size);
+  if (array instanceof DeviceArray && p.deviceArray !== null) checkDeviceArray(array, p, label, size);
   else checkArray(array, p, label, size);
 }
 
@@ -154,7 +147,7 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
       for (const { tensors } of away) tensors.ready([]);
       this.#launch(away);
       for (const { backend, dtype, members } of jobsOf(entries)) {
-        this.#runJob(backend, dtype, members, members.map((entry) => tensorOf(entry)));
+        this.#runJob(backend, dtype, members, members.map((entry) => entry.tensor as Tensor));
       }
     });
     this.#commit(entries);
@@ -190,7 +183,12 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
     this.#launch(away);
     for (const { backend, dtype, members } of parts) {
       const grads = this.#scaled(backend, dtype, members, [unscale, result.clipCoefficient]);
-      this.#runJob(backend, dtype, members, members.map((entry, i) => tensorOf(entry, grads[i]!)));
+      const tensors = members.map(({ tensor }, i) => {
+        const buffers = [...tensor.buffers] as TypedArray[];
+        buffers[1] = grads[i]!;
+        return { ...tensor, buffers };
+      });
+      this.#runJob(backend, dtype, members, tensors);
     }
     return result;
   }
@@ -219,12 +217,10 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
     }
     for (const { tensors, members } of found) {
       tensors.prepare(
-        members.map(({ shape, buffers: [param, grad, ...state], hypers }) => ({
-          shape,
-          buffers: [param, ...state] as DeviceArray[],
-          grad: grad!,
-          hypers,
-        })),
+        members.map(({ tensor, hypers }) => {
+          const [param, grad, ...state] = tensor.buffers;
+          return { shape: tensor, buffers: [param, ...state] as DeviceArray[], grad: grad!, hypers };
+        }),
         scaling,
       );
     }
@@ -280,6 +276,13 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
       return;
     }
     const params = this.paramGroups.flatMap((group) => group.params);
+    if (this.#moves !== moveCount()) { // what has moved away needs no room there
+      const places = new Set(params.map(({ device, dtype }) => `${device} ${dtype}`));
+      for (const [device, byDType] of this.#devices) {
+        for (const [dtype, tensors] of byDType) if (!places.has(`${device.name} ${dtype}`)) tensors.dispose();
+      }
+      this.#moves = moveCount();
+    }
     followParameters(params, this.state, (p, key) => {
       return this.#update.tensors(p).find(([name]) => name === key)?.[1];
     });
@@ -294,7 +297,7 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
 
   /** The gradients of some parameters, multiplied by some factors and rounded each time; valid until the next ones. */
   #scaled(backend: Backend, dtype: DType, members: readonly Entry[], factors: readonly number[]): TypedArray[] {
-    const grads = members.map((entry) => entry.buffers[1] as TypedArray),
+    const grads = members.map((entry) => entry.tensor.buffers[1] as TypedArray),
       used = factors.filter((factor) => factor !== 1);
     if (used.length === 0) return grads;
     const size = grads.reduce((sum, grad) => sum + grad.length, 0);
@@ -331,8 +334,8 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
         });
       });
       written.check();
-      for (const { label, buffers } of found) {
-        written.checkRead(memorySpan(buffers[1]!), () => `grad of ${label}`);
+      for (const { label, tensor } of found) {
+        written.checkRead(memorySpan(tensor.buffers[1]!), () => `grad of ${label}`);
       }
       return found;
     } catch (error) {
@@ -354,23 +357,22 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
     written.add(memorySpan(data), `data of ${label}`);
     if (grad === null || grad === undefined) return null;
     if (grad instanceof SparseTensor) refuseSparse(name, `grad of ${label}`);
-    if (data instanceof DeviceArray && !(grad instanceof DeviceArray)) {
-      checkArray(grad, param, () => `grad of ${label}`);
-    } else checkPlace(grad, param, () => `grad of ${label}`);
+    checkPlace(grad, param, () => `grad of ${label}`);
     const known = this.state.get(param), step = counted && known !== undefined ? known["step"] : 0;
     if (typeof step !== "number" || !(step >= 0)) {
       throw new TypeError(`step of ${label} must be a number >= 0, got ${show(step)}`);
     }
     const hypers = this.#update.hypers(group, param, step + 1);
     if (hypers.length !== rule.hypers.length) throw new TypeError(`${name} has other hyperparameters than its rule`);
-    const state = known ?? this.#start(param), tensors = this.#update.tensors(param);
-    for (const [key, size] of tensors) {
-      checkPlace(state[key], param, () => `${key} of ${label}`, size);
-      written.add(memorySpan(state[key]), `${key} of ${label}`);
+    const state = known ?? this.#start(param), buffers = [data, grad];
+    for (const [key, size] of this.#update.tensors(param)) {
+      const array = state[key];
+      checkPlace(array, param, () => `${key} of ${label}`, size);
+      written.add(memorySpan(array), `${key} of ${label}`);
+      buffers.push(array);
     }
-    const buffers = [data, grad, ...tensors.map(([key]) => state[key] as TypedArray | DeviceArray)];
-    const shape = this.#update.shape(param);
-    return { param, label, backend, shape, buffers, hypers, state, fresh: known === undefined };
+    const tensor = { ...this.#update.shape(param), buffers };
+    return { param, label, backend, tensor, hypers, state, fresh: known === undefined };
   }
 
   /** A new state, where its parameter is. */

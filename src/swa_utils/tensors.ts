@@ -125,7 +125,7 @@ const isThere = (array: Somewhere) => isHere(array) || !array.disposed;
 /** What a model's names stood for when it was read, to tell whether they still do. */
 export class TensorTable {
   readonly arrays: readonly Somewhere[];
-  readonly #moves = moveCount();
+  #moves = moveCount();
   readonly #away: boolean;
   readonly #names: readonly string[];
   readonly #raws: readonly unknown[];
@@ -146,7 +146,11 @@ export class TensorTable {
 
   /** Whether a model still has these very tensors under these names, and they their arrays with all elements. */
   holds(model: Module): boolean {
-    if (this.#moves !== moveCount() || (this.#away && !this.arrays.every(isThere))) return false;
+    if (this.#moves !== moveCount()) {
+      if (!this.entries.every((entry, i) => arrayOf(entry) === this.arrays[i])) return false;
+      this.#moves = moveCount();
+    }
+    if (this.#away && !this.arrays.every(isThere)) return false;
     return this.#hold(model.namedParameters(), 0, this.#params) &&
       this.#hold(model.namedBuffers?.() ?? NOTHING, this.#params, this.#raws.length);
   }

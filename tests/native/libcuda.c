@@ -243,9 +243,9 @@ static int check_tensor(const operation *o, const uint64_t *row) {
     {row[C_HYPERS], muon ? 11 : 8, 8}, {row[C_FIRST], muon || matrices == 0 ? n : matrices * rows, size},
     {muon ? row[C_X] : row[C_SECOND], muon ? n : matrices * columns, muon ? real : size},
     {muon ? row[C_LAST] : row[C_FACTORS], muon ? n : matrices * columns, real},
-    {row[C_ROW_LANES], muon ? 0 : LANES * strips, 8}, {row[C_ROW_SUMS], muon ? 0 : strips, 8},
+    {row[C_ROW_LANES], muon ? 0 : FS_CUDA_LANES * strips, 8}, {row[C_ROW_SUMS], muon ? 0 : strips, 8},
     {row[C_COLUMN_SUMS], muon ? 0 : blocks * columns, 8}, {row[C_ROW_FACTORS], muon ? 0 : matrices * rows, 8},
-    {row[C_MEANS], muon ? 0 : matrices, 8}, {row[C_UNIT_LANES], muon ? 0 : LANES * units, 8}, {row[C_UNIT_SUMS], muon ? 0 : units, 8},
+    {row[C_MEANS], muon ? 0 : matrices, 8}, {row[C_UNIT_LANES], muon ? 0 : FS_CUDA_LANES * units, 8}, {row[C_UNIT_SUMS], muon ? 0 : units, 8},
   };
   for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
     if (parts[p].count > 0 && !holds(o->device, parts[p].address, parts[p].count * parts[p].size, parts[p].size)) {

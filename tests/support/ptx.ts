@@ -195,42 +195,44 @@ function address(operand: string, entry: Entry, space: string): { base: string; 
   return { base: "0n", offset: Number(offset) };
 }
 
+/** The registers that a type may be loaded into and stored from: integers' may be wider, the rest is zeros or is not stored. */
+const MAY_HOLD: Record<string, readonly string[]> = {
+  ...{ f32: ["f"], f64: ["fd"], b64: ["rd"], u64: ["rd"], b32: ["r", "rd"], u32: ["r", "rd"] },
+  ...{ b16: ["rs", "r", "rd"], u16: ["rs", "r", "rd"], u8: ["rs", "r", "rd"] },
+};
+
+/** A load or a store, of one register or of two; null if it is not known. */
+function transfer({ name, operands: [to = "", a = ""] }: Instruction, entry: Entry): string | null {
+  const [op, space = "", ...rest] = name.split("."), type = rest.at(-1)!, load = op === "ld", many = rest.length;
+  if (!["ld.global", "ld.param", "st.global"].includes(`${op}.${space}`) || !GET[type]) return null;
+  if (many !== 1 && (many !== 2 || rest[0] !== "v2")) return null;
+  const [place, text] = load ? [a, to] : [to, a], registers = many === 2 ? text.slice(1, -1).split(/, ?/) : [text];
+  if (registers.length !== many || !registers.every((r) => MAY_HOLD[type]!.includes(kindOf(r)))) return null;
+  const { base, offset } = address(place, entry, space), size = SIZES[type]!, param = space === "param";
+  const all = offset === 0 ? base : `BigInt.asUintN(64, ${base} + ${offset}n)`, view = param ? "P" : "M.view";
+  const found = `at = ${param ? `Number(${all})` : `M.at(${all}, ${size * many}, ${!load})`};`;
+  return [
+    found,
+    ...registers.map((register, k) => {
+      const wide = kindOf(register) === "rd" && size < 8, where = `at + ${size * k}, `, name = register.slice(1);
+      if (!load) return `${view}.set${GET[type]}(${where}${wide ? `Number(BigInt.asIntN(32, ${name}))` : name}, true);`;
+      const value = `${view}.get${GET[type]}(${where}true)`;
+      return write(register, wide ? `BigInt(${value} >>> 0)` : value);
+    }),
+  ].join(" ");
+}
+
 /** What an instruction does, as JavaScript. Throws for one that is not known. */
 function translate(instruction: Instruction, entry: Entry): string {
   const { name, operands } = instruction, [to = "", a = "", b = "", c = ""] = operands;
   const [op = "", ...rest] = name.split("."),
     type = rest.at(-1)!,
     get = (operand: string, as = type) => read(operand, as, entry);
-  const unknown = () => new SyntaxError(`this instruction is not known: ${instruction.text}`);
+  const fail = (): never => {
+    throw new SyntaxError(`this instruction is not known: ${instruction.text}`);
+  };
 
-  if (op === "ld" || op === "st") {
-    const [space, vector] = rest, many = vector === "v2" ? 2 : 1, size = SIZES[type]!, load = op === "ld";
-    if (!["global", ...load ? ["param"] : []].includes(space!) || rest.length !== many + 1 || !GET[type]) {
-      throw unknown();
-    }
-    const place = load ? a : to, registers = load ? to : a;
-    const list = many === 2 ? registers.slice(1, -1).split(/, ?/) : [registers];
-    const { base, offset } = address(place, entry, space!);
-    const where = base === "0n" ? `${offset}` : space === "param" ? `Number(${base}) + ${offset}` : "at";
-    const find = space === "param"
-      ? ""
-      : `at = M.at(${offset === 0 ? base : `BigInt.asUintN(64, ${base} + ${offset}n)`}, ${size * many}, ${!load}); `;
-    const view = space === "param" ? "P" : "M.view";
-    return find + list.map((register, k) => {
-      const spot = k === 0 ? where : `${where} + ${size * k}`;
-      const kind = kindOf(register), short = SIZES[type]! < 4 || (size === 4 && kind === "rd"); // registers may be wider
-      if (load) {
-        const value = `${view}.get${GET[type]}(${spot}, true)`;
-        return write(register, kind === "rd" && size < 8 ? `BigInt(${size === 4 ? `${value} >>> 0` : value})` : value);
-      }
-      const stored = !short || kind === "rs"
-        ? get(register)
-        : kind === "r"
-        ? register.slice(1)
-        : `Number(${register.slice(1)} & 0xffffffffn)`;
-      return `M.view.set${GET[type]}(${spot}, ${stored}, true);`;
-    }).join(" ");
-  }
+  if (op === "ld" || op === "st") return transfer(instruction, entry) ?? fail();
   if (name === "mov.b32" && to.startsWith("{") && kindOf(a) === "r") {
     return to.slice(1, -1).split(/, ?/).map((register, k) => {
       return register === "tmp" ? "" : write(register, `${a.slice(1)} >>> ${16 * k}`);
@@ -256,7 +258,7 @@ function translate(instruction: Instruction, entry: Entry): string {
     if (mode === "rn" && into === "f32" && from === "f64") return write(to, value);
     if (mode === "rn" && into === "f16" && from === "f32") return write(to, `H.halfBits(${value})`);
     if (mode === "rn" && into === "f64" && /^[us](32|64)$/.test(from!)) return write(to, `Number(${value})`);
-    throw unknown();
+    return fail();
   }
   if (op === "setp" && rest.length === 2) {
     const x = get(a), y = get(b), how = rest[0]!, float = type.startsWith("f");
@@ -328,7 +330,7 @@ function translate(instruction: Instruction, entry: Entry): string {
   if (name === "bfe.u32" && /^\d+$/.test(b) && /^\d+$/.test(c) && Number(c) < 32) {
     return write(to, `(${get(a)} >>> ${b}) & ${2 ** Number(c) - 1}`);
   }
-  throw unknown();
+  return fail();
 }
 
 /** A kernel that can be run. */

@@ -1,0 +1,133 @@
+/** The pool of threads in real programs: any number of them, several optimizers, Workers at once, nothing to do. */
+
+import process from "node:process";
+import { test } from "node:test";
+import { assert, assertEquals } from "@std/assert";
+import { backend } from "../mod.ts";
+import { runProgram } from "./support/runtime.ts";
+
+const LIMIT = { timeout: 180_000 };
+
+/** Why there are no threads to test; null if there are. */
+const missing = (): string | null => backend().library === null ? `there is no native library: ${backend().why}` : null;
+
+const PRELUDE = `
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import process from "node:process";
+import { Adam, AdamW, backend, Parameter, SGD } from "MOD";
+const inWorker = "Bun" in globalThis ? !Bun.isMainThread : "WorkerGlobalScope" in globalThis;
+const startWorker = () => new Worker(new URL("./program.ts", import.meta.url), { type: "module" });
+const make = (array, seed, dtype) => {
+  for (let i = 0; i < array.length; i++) array[i] = dtype ? (i * 7 + seed) % 0x7000 : (i * 7 + seed) % 1001 / 500 - 1;
+  return array;
+};
+/** Three optimizers in turn, each worth many threads, one of them small; what has become of the parameters. */
+function train(seed) {
+  const tensors = [
+    [AdamW, new Parameter(make(new Float32Array(3 << 20), seed)), make(new Float32Array(3 << 20), seed + 1)],
+    [Adam, new Parameter(make(new Uint16Array(5 << 20), seed, true), { dtype: "bfloat16" }), make(new Uint16Array(5 << 20), seed, true)],
+    [SGD, new Parameter(make(new Float64Array(1 << 20), seed)), make(new Float64Array(1 << 20), seed + 2)],
+    [AdamW, new Parameter(make(new Float32Array(1000), seed)), make(new Float32Array(1000), seed + 3)],
+  ];
+  const optimizers = tensors.map(([Optimizer, p, grad]) => (p.grad = grad, new Optimizer([p], { lr: 1e-2 })));
+  for (let step = 0; step < 4; step++) for (const optimizer of optimizers) optimizer.step();
+  const hash = createHash("sha256");
+  for (const [, p] of tensors) hash.update(new Uint8Array(p.data.buffer));
+  return hash.digest("hex");
+}
+const threads = () => readdirSync("/proc/self/task").length;
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+`;
+
+/** Runs a program with so many threads, and gives what it has printed as JSON. */
+async function evaluate<T>(source: string, threads: number): Promise<T> {
+  const env = { FLATSTEP_NUM_THREADS: `${threads}`, FLATSTEP_BACKEND: "native" };
+  const { stdout, stderr, code } = await runProgram(`${PRELUDE}\n${source}`, { env });
+  assertEquals(code, 0, stderr);
+  return JSON.parse(stdout) as T;
+}
+
+/** Trains alone, and then in the main thread and two Workers at once. */
+const EVERYWHERE = `
+if (inWorker) {
+  self.onmessage = ({ data }) => postMessage(train(data));
+  postMessage("ready");
+} else {
+  const alone = [1, 2, 3].map(train), workers = [2, 3].map(startWorker);
+  const ready = workers.map((worker) => new Promise((resolve) => worker.onmessage = resolve));
+  await Promise.all(ready);
+  const results = workers.map((worker, k) => new Promise((resolve) => {
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.postMessage(k + 2);
+  }));
+  const together = [train(1), ...await Promise.all(results)];
+  console.log(JSON.stringify({ threads: backend().threads, alone, together }));
+  process.exit(0);
+}`;
+
+interface Hashes {
+  threads: number;
+  alone: string[];
+  together: string[];
+}
+
+let one: Promise<Hashes> | undefined;
+
+for (let n = 2; n <= 16; n++) {
+  test(
+    `FLATSTEP_NUM_THREADS=${n}: several optimizers, alone and beside two Workers, have the bits of one thread`,
+    LIMIT,
+    async () => {
+      const why = missing();
+      if (why !== null) return console.log(`skipped: ${why}`);
+      const { alone } = await (one ??= evaluate<Hashes>(EVERYWHERE, 1));
+      assertEquals(new Set(alone).size, 3, "each has its own numbers");
+      assertEquals(await evaluate<Hashes>(EVERYWHERE, n), { threads: n, alone, together: alone });
+    },
+  );
+}
+
+test("small steps start no thread, and large ones as many as they were given, which stay", LIMIT, async () => {
+  const why = process.platform === "linux" ? missing() : "threads are counted by Linux's /proc";
+  if (why !== null) return console.log(`skipped: ${why}`);
+  const source = `
+const sizes = [1000, 100_000, 8 << 20, 8 << 20], counts = [];
+const optimizers = sizes.map((n) => {
+  const p = new Parameter(new Float32Array(n));
+  p.grad = new Float32Array(n);
+  return new AdamW([p]);
+});
+backend();
+await sleep(300); // the runtime's own threads are there
+const before = threads();
+for (const optimizer of optimizers) {
+  for (let step = 0; step < 3; step++) optimizer.step();
+  counts.push(threads() - before);
+}
+console.log(JSON.stringify(counts));
+process.exit(0);`;
+  for (const n of [1, 2, 5]) {
+    const counts = await evaluate<number[]>(source, n);
+    assertEquals(counts, [0, 0, n - 1, n - 1], `${n} threads`);
+  }
+});
+
+test("a second after its last step a program takes no processor time", LIMIT, async () => {
+  const why = process.platform === "linux" ? missing() : "ticks are counted by Linux's /proc";
+  if (why !== null) return console.log(`skipped: ${why}`);
+  const source = `
+const ticks = () => {
+  const fields = readFileSync("/proc/self/stat", "utf8").replace(/^.*\\) /, "").split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+};
+train(1);
+await sleep(1000);
+const before = ticks();
+await sleep(1000);
+console.log(JSON.stringify(ticks() - before));
+process.exit(0);`;
+  // the runtime's own timers and collector may take a tick of 10 ms; one thread that spins takes 100
+  const ticks = await evaluate<number>(source, 4);
+  assert(ticks <= 5, `${ticks * 10} ms of processor time in a second in which nothing was to be done`);
+});
