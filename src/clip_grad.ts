@@ -133,8 +133,7 @@ class Gradients {
       if (list[i] !== known[i] || (p.grad ?? null) !== grad) return false;
       if (grad !== null && (grad as TypedArray).length !== sizes[i]) return false;
     }
-    for (const array of this.away) if (array.disposed) return false;
-    return true;
+    return this.away.length === 0 || !this.away.some((array) => array.disposed);
   }
 
   /** The jobs of a rule whose buffers are all the gradient. */
@@ -196,6 +195,7 @@ class Gradients {
 
   /** Ends a call: what is kept on devices from the second one on is given back after the first. */
   endCall(): void {
+    if (this.away.length === 0) return;
     for (const { away } of this.#jobs.values()) away?.endCall();
   }
 

@@ -128,7 +128,8 @@ class ListPlan {
   readonly #hypers: Float64Array;
   /** The tensors on devices; null where all are in the host's memory. */
   readonly #rows: DeviceRows | null;
-  #moves = moveCount();
+  /** The count of moves when all tensors were seen to be on the host; no count where some are not. */
+  #moves: number;
 
   constructor(
     readonly backend: Backend,
@@ -169,6 +170,7 @@ class ListPlan {
       if (size > 0) (arrays as TypedArray[]).forEach((array, k) => job.bind(row, k, this.#operand(array, i, k)));
     });
     this.#rows = away.length === 0 ? null : new DeviceRows(rule, flags, away, this.#hypers);
+    this.#moves = away.length === 0 ? moveCount() : -1;
   }
 
   /** What is bound of an array: itself, or a copy of an operand that is the tensor that is written. */
@@ -181,7 +183,7 @@ class ListPlan {
 
   /** Whether it is a plan for these lists, as they are now. */
   fits(lists: readonly TensorList[]): boolean {
-    if (this.#rows !== null || this.#moves !== moveCount()) return this.#fitsAnywhere(lists);
+    if (this.#moves !== moveCount()) return this.#fitsAnywhere(lists);
     const sizes = this.#sizes;
     for (let k = 0; k < lists.length; k++) {
       const list = lists[k]!, entries = this.#entries[k]!, arrays = this.#arrays[k]!;
@@ -198,8 +200,7 @@ class ListPlan {
 
   /** The same where some tensors are on devices, or may have come to be. */
   #fitsAnywhere(lists: readonly TensorList[]): boolean {
-    this.#moves = moveCount();
-    return lists.every((list, k) =>
+    const fits = lists.every((list, k) =>
       list.length === this.#sizes.length && list.every((entry, i) => {
         if (entry !== this.#entries[k]![i]) return false;
         const array = arrayOf(entry);
@@ -207,6 +208,8 @@ class ListPlan {
           !(array instanceof DeviceArray && array.disposed);
       })
     );
+    if (fits && this.#rows === null) this.#moves = moveCount();
+    return fits;
   }
 
   run(hypers: readonly number[]): void {

@@ -236,6 +236,11 @@ cudaTest("swap() puts averaged weights into a model on a device, and its own bac
   model.tensors[2]!.to("cpu");
   await isBack("after all");
   model.to(["cpu"]);
+  await averaged.swap(model, () => model.to([first!]));
+  await isBack("after a move from the host");
+  averaged.updateParameters(model);
+  model.to(["cpu"]);
+  averaged.updateParameters(model);
   averaged.dispose();
   if (s !== null) assertEquals(s.live(), live! - arrays.filter((a) => a instanceof DeviceArray && a.length > 0).length);
 });

@@ -220,7 +220,7 @@ export class AveragedModel<M extends Module = Module> implements Module {
     if (n === 0) {
       copyEach(own.arrays, other.arrays);
     } else {
-      for (const { from, to } of fetched) copyBits(numbersOf(to), numbersOf(from));
+      if (fetched.length > 0) { for (const { from, to } of fetched) copyBits(numbersOf(to), numbersOf(from)); }
       if (avgFn !== null) averageElements(groups, avgFn, n);
       else for (const group of groups) averageGroup(group, multiAvgFn ?? AVERAGE, n);
       for (const i of copied) copyBits(own.arrays[i]!, other.arrays[i]!);

@@ -125,8 +125,8 @@ const isThere = (array: Somewhere) => isHere(array) || !array.disposed;
 /** What a model's names stood for when it was read, to tell whether they still do. */
 export class TensorTable {
   readonly arrays: readonly Somewhere[];
-  #moves = moveCount();
-  readonly #away: boolean;
+  /** The count of moves when all arrays were seen to be on the host; no count where some are not. */
+  #moves: number;
   readonly #names: readonly string[];
   readonly #raws: readonly unknown[];
   /** What has to be there still: the arrays, but on a device the Parameter, which only a move gives another array. */
@@ -136,7 +136,7 @@ export class TensorTable {
 
   constructor(readonly entries: readonly Entry[]) {
     this.arrays = entries.map(arrayOf);
-    this.#away = !this.arrays.every(isHere);
+    this.#moves = this.arrays.every(isHere) ? moveCount() : -1;
     this.#names = entries.map(({ name }) => name);
     this.#raws = entries.map(({ raw }) => raw);
     this.#held = this.arrays.map((array, i) => isHere(array) ? array : entries[i]!.raw as object);
@@ -146,13 +146,18 @@ export class TensorTable {
 
   /** Whether a model still has these very tensors under these names, and they their arrays with all elements. */
   holds(model: Module): boolean {
-    if (this.#moves !== moveCount()) {
-      if (!this.entries.every((entry, i) => arrayOf(entry) === this.arrays[i])) return false;
-      this.#moves = moveCount();
-    }
-    if (this.#away && !this.arrays.every(isThere)) return false;
+    if (this.#moves !== moveCount() && !this.#stay()) return false;
     return this.#hold(model.namedParameters(), 0, this.#params) &&
       this.#hold(model.namedBuffers?.() ?? NOTHING, this.#params, this.#raws.length);
+  }
+
+  /** Whether all arrays are where they were, and there. */
+  #stay(): boolean {
+    if (!this.entries.every((entry, i) => arrayOf(entry) === this.arrays[i]) || !this.arrays.every(isThere)) {
+      return false;
+    }
+    if (this.arrays.every(isHere)) this.#moves = moveCount();
+    return true;
   }
 
   #hold(pairs: Iterable<readonly [string, Entry["raw"]]>, from: number, to: number): boolean {
