@@ -309,6 +309,33 @@ cudaTest("a step whose gradients are not finite is skipped, with the device's st
   }
 });
 
+cudaTest("other parameters that are moved or disposed cost a step nothing, its own are noticed", async (standin) => {
+  const [p, other] = [new Parameter([1, 2, 3]), new Parameter([4, 5])];
+  using optimizer = new SGD([p.to("cuda"), other], { lr: 1, momentum: 0.5 });
+  using grad = new Parameter([1, 1, 1]).to("cuda");
+  p.grad = grad.deviceArray;
+  other.grad = Float32Array.of(1, 1);
+  optimizer.step();
+  optimizer.step(); // its tables are as they stay: the first step had no momentum
+  const calls = ["cuMemAlloc_v2", "cuMemcpyHtoD_v2", "cuMemFree_v2"];
+  new Parameter([7]).to("cuda").dispose();
+  const before = calls.map((call) => standin?.calls(call));
+  optimizer.step();
+  assertEquals(calls.map((call) => standin?.calls(call)), before);
+  other.to("cuda"); // its momentum follows
+  other.grad = Float32Array.of(1, 1);
+  optimizer.step();
+  p.to("cpu");
+  p.grad = Float32Array.of(1, 1, 1);
+  optimizer.step();
+  const momentum = [1, 1.5, 1.75, 1.875, 1.9375].reduce((sum, x) => sum + x);
+  assertEquals([...p.data], [1 - momentum, 2 - momentum, 3 - momentum]);
+  assertEquals([...await other.toHost()], [4 - momentum, 5 - momentum]);
+  other.dispose();
+  assertThrows(() => optimizer.step(), TypeError, "disposed");
+  assertEquals([...p.data], [1 - momentum, 2 - momentum, 3 - momentum]);
+});
+
 test("the table has every elementwise optimizer", () => {
   assertEquals(ROWS.length, 11);
 });

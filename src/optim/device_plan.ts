@@ -139,7 +139,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
     this.#rows.clear();
     for (const slot of this.#slots) {
       const p = slot.param, grad = p.grad;
-      if (params[slot.index] !== p || p.deviceArray !== slot.array) return false;
+      if (params[slot.index] !== p || p.deviceArray !== slot.array || slot.array.disposed) return false;
       slot.active = grad !== null && grad !== undefined;
       slot.job.setLength(slot.row, slot.active ? p.size : 0);
       if (grad === null || grad === undefined) continue;

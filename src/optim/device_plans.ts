@@ -76,6 +76,11 @@ export class DevicePlans<Group extends Grouped> {
       );
   }
 
+  /** Whether the host's parameters are still there; those on devices are looked at in each step. */
+  stay(): boolean {
+    return this.#seen.every(({ host }) => host.params.every((p) => p.deviceArray === null));
+  }
+
   /** Looks at every array and makes everything ready to launch; false if the plans are stale. */
   prepare(): boolean {
     return this.#plans.every((plan) => plan.prepare());

@@ -242,7 +242,12 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     if (plans === null || plans.length !== groups.length || (this.state as StateMap).version !== this.#version) {
       return false;
     }
-    if (this.#moves !== moveCount()) return false;
+    if (this.#moves !== moveCount()) { // some parameter has been moved, perhaps none of these
+      const away = (p: Parameter) => p.deviceArray !== null;
+      if (this.#devices?.stay() === false) return false;
+      if (this.#devices === null && groups.some(({ params }) => params.some(away))) return false;
+      this.#moves = moveCount();
+    }
     if (this.#devices !== null) return this.#devices.fit(groups, plans, chosen);
     for (let g = 0; g < groups.length; g++) {
       if (plans[g]!.group !== groups[g] || plans[g]!.backend !== backendOf(groups[g] as Elementwise)) return false;
