@@ -4,8 +4,8 @@
  * Runtimes get memory in pages of 4 KiB. A step over hundreds of megabytes goes through more of them than a processor keeps
  * addresses of, and waits for the look-ups. So the system is asked for huge pages: at once for memory that the step will be the
  * first to touch (new state: that also makes the first step faster), and for arrays that have been there before (parameters,
- * gradients) once a job has run with them for a while, since the system copies what is in them. A gradient that is another array at each step is
- * never copied.
+ * gradients) little by little, once a job has run with them for a while, since the system copies what is in them. A gradient
+ * that is another array at each step is never copied.
  *
  * @module
  */
@@ -15,11 +15,13 @@ import type { Functions } from "./symbols.ts";
 
 const MIB = 2 ** 20;
 /** Elements from which an array is large. */
-const LARGE = MIB / 2;
+const LARGE = MIB;
 /** Calls in which a job has had the same array before its memory is moved. */
 const CALLS = 8;
-/** Each call moves this part of a job's bytes: about a tenth of its time, for some dozens of calls. */
-const PART = 64;
+/** Moving takes at most this part of the time that passes. */
+const PART = 32;
+/** Milliseconds of a call that may go into moving, however long ago the last one was. */
+const MOST_MS = 20;
 /** Bytes of a huge page, where they are the usual ones. */
 const HUGE = 2 * MIB;
 
@@ -31,10 +33,11 @@ export function isLarge(array: TypedArray): boolean {
 /** The large arrays of a job, until all of them have huge pages or cannot have them. */
 export class LargeArrays {
   readonly #functions: Functions;
-  /** By place in the job's table. */
+  /** By place in the job's table: an array, the calls it has been there, and the bytes that have been moved. */
   readonly #arrays: Map<number, { readonly array: TypedArray; calls: number; moved: number }> = new Map();
-  /** Bytes that a call may move. */
-  #share = HUGE;
+  /** Milliseconds that moving may take. */
+  #credit = 0;
+  #last: number = performance.now();
 
   constructor(functions: Functions) {
     this.#functions = functions;
@@ -45,9 +48,6 @@ export class LargeArrays {
     this.#arrays.delete(index);
     if (this.#functions.fs_huge_pages(array, array.byteLength >>> 10, 0) !== 1) return;
     this.#arrays.set(index, { array, calls: 0, moved: 0 });
-    let bytes = 0;
-    for (const { array } of this.#arrays.values()) bytes += array.byteLength;
-    this.#share = Math.max(HUGE, Math.ceil(bytes / PART / HUGE) * HUGE);
   }
 
   /** Forgets the array of a place, where there is one. */
@@ -55,22 +55,29 @@ export class LargeArrays {
     this.#arrays.delete(index);
   }
 
-  /** Moves a part of what is to be moved; whether something is left. To be called before each run of the job. */
+  /** Moves some of what is to be moved; whether something is left. To be called before each run of the job. */
   move(): boolean {
-    let share = this.#share;
+    let now = performance.now();
+    this.#credit = Math.min(MOST_MS, this.#credit + (now - this.#last) / PART);
     for (const [index, entry] of this.#arrays) {
-      if (++entry.calls <= CALLS || share === 0) continue;
-      const { array, moved } = entry, bytes = Math.min(share, array.byteLength - moved);
-      if (bytes <= 0 || !this.#move(array, moved, bytes)) this.#arrays.delete(index);
-      entry.moved += bytes;
-      share = Math.max(0, share - bytes);
+      if (++entry.calls <= CALLS) continue;
+      while (this.#credit > 0) {
+        const before = now, moved = this.#move(entry.array, entry.moved);
+        now = performance.now();
+        this.#credit -= now - before;
+        entry.moved += HUGE;
+        if (moved) continue;
+        this.#arrays.delete(index);
+        break;
+      }
     }
+    this.#last = now;
     return this.#arrays.size > 0;
   }
 
-  /** Moves the huge pages that begin in a part of an array; whether the system did. */
-  #move(array: TypedArray, at: number, bytes: number): boolean {
-    const length = Math.min(bytes + HUGE - 1, array.byteLength - at); // the last of them ends behind the part
+  /** Moves the huge page that begins in these 2 MiB of an array; false where there is none, or the system does not. */
+  #move(array: TypedArray, at: number): boolean {
+    const length = Math.min(2 * HUGE - 1, array.byteLength - at); // it ends behind them
     if (length < HUGE) return false;
     const part = new Uint8Array(array.buffer, array.byteOffset + at, length);
     return this.#functions.fs_huge_pages(part, length >>> 10, 1) === 1;
