@@ -6,7 +6,7 @@
 
 import type { DType } from "../src/dtype.ts";
 import { type CompressedPtx, fetched } from "./cuda_fetch.ts";
-import { builtin, granted } from "./runtime.ts";
+import { builtin, readGenerated } from "./runtime.ts";
 
 /** What a kernel's name ends with: adam_f32. */
 export const SUFFIX: Readonly<Record<DType, string>> = {
@@ -114,7 +114,7 @@ interface Kernels {
 
 let unpacked: Kernels | null = null;
 
-/** The compressed text: what was fetched, else a file beside this one, of the same ending. */
+/** The compressed text: what was fetched, else a file beside this one. */
 function compressed(): CompressedPtx {
   if (fetched !== null) return fetched;
   if (!import.meta.url.startsWith("file:")) {
@@ -122,16 +122,9 @@ function compressed(): CompressedPtx {
       "the CUDA kernels were not fetched: no device was seen, or FFI not granted, when the package was imported",
     );
   }
-  const url = new URL(`./cuda_ptx${import.meta.url.endsWith(".js") ? ".js" : ".ts"}`, import.meta.url);
-  const { fileURLToPath } = builtin<typeof import("node:url")>("node:url");
-  const { readFileSync } = builtin<typeof import("node:fs")>("node:fs");
-  const path = fileURLToPath(url);
-  if (!granted({ name: "read", path })) {
-    throw new Error(`there is no permission to read ${path}: run with --allow-read`);
-  }
-  const found = readFileSync(path, "utf8").match(/"([0-9a-f]{64})"[^"]*?= (\d+);[^"]*"([\w+/=]+)"/);
-  if (!found) throw new Error(`${path} is not what \`deno task build --ptx\` makes`);
-  return { PTX_SHA256: found[1]!, PTX_SIZE: Number(found[2]), PTX_BROTLI: found[3]! };
+  const found = readGenerated(import.meta.url, "./cuda_ptx", "deno task build --ptx");
+  if (found === null) throw new Error("the package's CUDA kernels are missing");
+  return { PTX_SHA256: found.sha256, PTX_SIZE: found.size, PTX_BROTLI: found.compressed };
 }
 
 function kernels(): Kernels {

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { builtin, deno, env, granted, targets } from "./runtime.ts";
+import { deno, env, readGenerated, targets } from "./runtime.ts";
 import { openableFolder, type Prebuilt } from "./unpack.ts";
 
 /**
@@ -65,20 +65,12 @@ async function fetchPrebuilt(): Promise<Fetched> {
 
 const fetched: Fetched | null = FROM_FILE ? null : await fetchPrebuilt();
 
-/** Reads a target's module as text: a file beside this one, of the same ending. */
+/** Reads a target's module as text. */
 function readPrebuilt(target: string): Prebuilt {
   openableFolder();
-  const url = new URL(`./prebuilt/${target}${import.meta.url.endsWith(".js") ? ".js" : ".ts"}`, import.meta.url);
-  const { fileURLToPath } = builtin<typeof import("node:url")>("node:url");
-  const { existsSync, readFileSync } = builtin<typeof import("node:fs")>("node:fs");
-  const path = fileURLToPath(url);
-  if (!granted({ name: "read", path })) {
-    throw new Error(`there is no permission to read ${path}: run with --allow-read`);
-  }
-  if (!existsSync(path)) throw new Error(`there is none for ${target}`);
-  const text = readFileSync(path, "utf8"), found = text.match(/"([0-9a-f]{64})"[^"]*?= (\d+);[^"]*"([\w+/=]+)"/);
-  if (!found) throw new Error(`${path} is not what \`deno task build --all\` makes`);
-  return { SHA256: found[1]!, SIZE: Number(found[2]), GZIP: found[3]! };
+  const found = readGenerated(import.meta.url, `./prebuilt/${target}`, "deno task build --all");
+  if (found === null) throw new Error(`there is none for ${target}`);
+  return { SHA256: found.sha256, SIZE: found.size, GZIP: found.compressed };
 }
 
 /**

@@ -61,6 +61,32 @@ export function builtin<T>(name: string): T {
   return module as T;
 }
 
+/**
+ * A module that `deno task build` has made, read as text: a file beside `importer`, of the same ending.
+ *
+ * @param importer import.meta.url of a module that is a file
+ * @param name its path from there, without the ending
+ * @param made the task that makes it, for the message
+ * @returns the hash, size and compressed bytes in base64 that it carries; null where there is no such file
+ * @throws {Error} with the reason, if it may not be read or is something else
+ */
+export function readGenerated(
+  importer: string,
+  name: string,
+  made: string,
+): { sha256: string; size: number; compressed: string } | null {
+  const { fileURLToPath } = builtin<typeof import("node:url")>("node:url");
+  const { existsSync, readFileSync } = builtin<typeof import("node:fs")>("node:fs");
+  const path = fileURLToPath(new URL(`${name}${importer.endsWith(".js") ? ".js" : ".ts"}`, importer));
+  if (!granted({ name: "read", path })) {
+    throw new Error(`there is no permission to read ${path}: run with --allow-read`);
+  }
+  if (!existsSync(path)) return null;
+  const found = readFileSync(path, "utf8").match(/"([0-9a-f]{64})"[^"]*?= (\d+);[^"]*"([\w+/=]+)"/);
+  if (!found) throw new Error(`${path} is not what \`${made}\` makes`);
+  return { sha256: found[1]!, size: Number(found[2]), compressed: found[3]! };
+}
+
 /** The user's number; null where there are none, or where it may not be asked for. */
 export function userId(): number | null {
   return granted({ name: "sys", kind: "uid" }) ? globals.process?.getuid?.() ?? null : null;
