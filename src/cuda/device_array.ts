@@ -231,6 +231,14 @@ export function releaseArray(array: DeviceArray): void {
   }
 }
 
+/** Memory of at least so many bytes: what is there if it is enough, else new memory, and the old is given back. */
+export function atLeast(memory: DeviceArray | null, device: Device, bytes: number): DeviceArray {
+  if (memory !== null && memory.byteLength >= bytes) return memory;
+  const grown = allocateArray(device, "float64", Math.max(1, Math.ceil(bytes / 8)));
+  if (memory !== null) releaseArray(memory);
+  return grown;
+}
+
 /** The device of an array. */
 export function deviceOf(array: DeviceArray): Device {
   return inside.device(array);

@@ -12,21 +12,13 @@ import type { Device } from "../../ffi/cuda_driver.ts";
 import { CUDA_FOLD, CUDA_HYPERS, CUDA_LANES, CUDA_STEP, SUFFIX, SUM_SQ_SCALED } from "../../ffi/cuda_kernels.ts";
 import { fold, LANES } from "../../ffi/reductions.ts";
 import type { DType } from "../dtype.ts";
-import { allocateArray, type DeviceArray, releaseArray } from "./device_array.ts";
+import { atLeast, type DeviceArray, releaseArray } from "./device_array.ts";
 
 /** Threads that a chunk of a step is for: a block. */
 const THREADS = 256;
 /** Elements of a chunk, of steps and of reductions. */
 const CHUNK = REDUCE_CHUNK;
 const CHUNK_WORDS = 2;
-
-/** Device memory of at least so many 64-bit words: what is there if it is enough, else new memory, and the old is given back. */
-function atLeast(memory: DeviceArray | null, device: Device, words: number): DeviceArray {
-  if (memory !== null && memory.length >= words) return memory;
-  const grown = allocateArray(device, "float64", Math.max(1, words));
-  if (memory !== null) releaseArray(memory);
-  return grown;
-}
 
 /** A structure that a kernel takes. */
 class Structure {
@@ -135,7 +127,7 @@ export class DeviceJob {
     if (this.#segments.length === 0) return;
     device.kernel(this.#kernel);
     if (!this.#tableChanged) return;
-    this.#deviceTable = atLeast(this.#deviceTable, device, this.#addresses.length);
+    this.#deviceTable = atLeast(this.#deviceTable, device, 8 * this.#addresses.length);
     device.upload(this.#deviceTable.address, this.#addresses);
     this.#tableChanged = false;
   }
@@ -164,7 +156,7 @@ export class DeviceJob {
       else segments.push({ hyper, from, count: at - from });
     }
     if (count > 0) {
-      this.#deviceChunks = atLeast(this.#deviceChunks, this.device, count * CHUNK_WORDS);
+      this.#deviceChunks = atLeast(this.#deviceChunks, this.device, 8 * (count * CHUNK_WORDS));
       this.device.upload(this.#deviceChunks.address, words);
     }
     this.#chunkRows = chunkRows;
@@ -209,8 +201,8 @@ export class DeviceJob {
     const { device } = this, count = this.#chunkRows.length, results = new Float64Array(this.rows);
     if (count === 0) return results;
     const number = REDUCTIONS.indexOf(op);
-    this.#lanes = atLeast(this.#lanes, device, LANES * count);
-    this.#partials = atLeast(this.#partials, device, count);
+    this.#lanes = atLeast(this.#lanes, device, 8 * (LANES * count));
+    this.#partials = atLeast(this.#partials, device, 8 * count);
     const lanes = new Structure(CUDA_LANES.bytes);
     lanes.address(CUDA_LANES.table, this.#deviceTable!.address);
     lanes.address(CUDA_LANES.chunks, this.#deviceChunks!.address);

@@ -10,7 +10,7 @@
 import type { TensorRule, TensorShape } from "../../ffi/backend.ts";
 import type { Device } from "../../ffi/cuda_driver.ts";
 import { BLOCK, TensorPlan } from "../../ffi/cuda_tensors.ts";
-import { allocateArray, DeviceArray, foreignArray, releaseArray } from "../cuda/device_array.ts";
+import { atLeast, DeviceArray, foreignArray, releaseArray } from "../cuda/device_array.ts";
 import { bytesOf, type DType, type TypedArray } from "../dtype.ts";
 import { DeviceRows } from "../foreach_device.ts";
 import { MUL_RULE, SCALE_RULE } from "../foreach_rules.ts";
@@ -32,14 +32,6 @@ const LINE = 256;
 
 const sameShape = (a: TensorShape, b: TensorShape | undefined): boolean =>
   a.batches === b?.batches && a.rows === b.rows && a.columns === b.columns;
-
-/** Memory of at least so many bytes: what is there if it is enough, else new memory, and the old is given back. */
-function atLeast(memory: DeviceArray | null, device: Device, bytes: number): DeviceArray {
-  if (memory !== null && memory.byteLength >= bytes) return memory;
-  const grown = allocateArray(device, "float64", Math.max(1, Math.ceil(bytes / 8)));
-  if (memory !== null) releaseArray(memory);
-  return grown;
-}
 
 /** A kernel that is ready to be queued. */
 interface Ready {
