@@ -90,7 +90,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
     this.#keys = update.tensors(group);
     this.#buffers = this.#keys.map((key) => update.rule.buffers.indexOf(`${key}:rw`));
     this.#flags = update.flags(group);
-    this.#rows = new HyperRows(update);
+    this.#rows = new HyperRows(update, (index) => this.#label(index));
     const here = [...group.params.entries()].filter(([, p]) => p.device === device.name);
     const counts = new Map<DType, number>();
     for (const [, { dtype }] of here) counts.set(dtype, (counts.get(dtype) ?? 0) + 1);
@@ -151,7 +151,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
       }
       if (!slot.bound) this.#bindState(slot);
       else if (!this.#stillBound(slot)) return false;
-      slot.hyper = this.#rows.of(group, slot.state ?? {}, () => this.#label(slot.index));
+      slot.hyper = this.#rows.of(group, slot.state ?? {}, slot.index);
       slot.job.setHyper(slot.row, slot.hyper);
     }
     this.#upload(uploads);

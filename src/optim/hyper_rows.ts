@@ -12,47 +12,60 @@ type Scalars = Readonly<Record<string, number>>;
 /** Rows that are searched for an equal one. */
 const SEARCHED = 64;
 
-/** The rows of a group's step. */
+function sameNumbers(
+  a: Readonly<Record<string, unknown>>,
+  b: Readonly<Record<string, unknown>>,
+  keys: readonly string[],
+): boolean {
+  for (const key of keys) if (a[key] !== b[key]) return false;
+  return true;
+}
+
+/** The rows of a group's step. What it has made is used again by the next one. */
 export class HyperRows<Group> {
   readonly #update: Update<Group>;
+  readonly #label: (index: number) => string;
+  /** The numbers that rows start from, and the numbers after the step. */
   readonly #starts: Readonly<Record<string, unknown>>[] = [];
-  readonly #nexts: Scalars[] = [];
+  readonly #nexts: Record<string, number>[] = [];
+  /** How many there are. */
+  count = 0;
   /** The rows, behind each other. */
   hypers: Float64Array;
 
-  constructor(update: Update<Group>) {
+  /** @param label what a parameter of the group is called in messages, by its place */
+  constructor(update: Update<Group>, label: (index: number) => string) {
     this.#update = update;
-    this.hypers = new Float64Array(update.rule.hypers.length);
+    this.#label = label;
+    this.hypers = new Float64Array(new ArrayBuffer(update.rule.hypers.length * 8));
   }
 
   /** Begins a step. */
   clear(): void {
-    this.#starts.length = this.#nexts.length = 0;
+    this.count = 0;
   }
 
-  /** The row for a state's numbers: one that is there, or a new one. */
-  of(group: Group, state: Readonly<Record<string, unknown>>, label: () => string): number {
-    const { scalars: keys, rule: { hypers: { length: width } } } = this.#update, rows = this.#starts.length;
+  /** The row for the numbers of a parameter's state: one that is there, or a new one. */
+  of(group: Group, state: Readonly<Record<string, unknown>>, index: number): number {
+    const { scalars: keys, rule: { hypers: { length: width } } } = this.#update, rows = this.count;
     for (let r = 0; r < rows && r < SEARCHED; r++) {
-      if (keys.every((key) => this.#starts[r]![key] === state[key])) return r;
+      if (sameNumbers(this.#starts[r]!, state, keys)) return r;
     }
     for (const key of keys) {
       const value = state[key];
       if (typeof value !== "number" || value !== value) {
-        throw new TypeError(`${key} of ${label()} must be a number, got ${show(value)}`);
+        throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
       }
     }
     if ((rows + 1) * width > this.hypers.length) {
-      const grown = new Float64Array(2 * (rows + 1) * width);
+      const grown = new Float64Array(new ArrayBuffer(2 * (rows + 1) * width * 8));
       grown.set(this.hypers);
       this.hypers = grown;
     }
-    this.#starts.push(state);
-    const next = {};
-    this.#update.next(group, state as Scalars, next);
-    this.#nexts.push(next);
+    this.#starts[rows] = state;
+    this.#update.next(group, state as Scalars, this.#nexts[rows] ??= {});
     this.#update.hypers(group, state as Scalars, this.hypers, rows * width);
-    return rows;
+    return this.count++;
   }
 
   /** The numbers after a step that starts from a row's. */

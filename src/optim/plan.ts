@@ -10,10 +10,10 @@
 
 import type { Backend, Job, StateMemory } from "../../ffi/backend.ts";
 import { allocate, type DType, type TypedArray, writeFrom } from "../dtype.ts";
-import { show } from "../errors.ts";
 import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { checkArray } from "./checks.ts";
+import { HyperRows } from "./hyper_rows.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import { refuseDense, refuseSparse, SparseRows, sparseSquares } from "./sparse_plan.ts";
@@ -57,24 +57,12 @@ interface Slot {
   sparse: SparseTensor | null;
 }
 
-/** Rows of hyperparameters that are searched for an equal one. */
-const SEARCHED = 64;
-
 /** Makes plain objects that have their properties inside: an engine gives a constructor's objects room for them. */
 const State = function () {} as unknown as new () => ParameterState;
 (State as unknown as { prototype: object }).prototype = Object.prototype;
 
 function newState(numbers: Readonly<Record<string, number>>): ParameterState {
   return Object.assign(new State(), numbers);
-}
-
-function sameNumbers(
-  a: Readonly<Record<string, unknown>>,
-  b: Readonly<Record<string, unknown>>,
-  keys: readonly string[],
-): boolean {
-  for (const key of keys) if (a[key] !== b[key]) return false;
-  return true;
 }
 
 /** Fills a new state tensor with a number, rounded to the dtype. */
@@ -97,15 +85,10 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   readonly #tensors: readonly string[];
   readonly #buffers: readonly number[]; // which of the rule's buffers each tensor is
   readonly #scalars: readonly string[];
-  readonly #width: number;
   #flags: number;
   /** Whether state that was there already has been bound since gradients were last checked. */
   stateAdded = false;
-  /** The rows of hyperparameters: the numbers they start from, and the numbers after the step. */
-  readonly #starts: Readonly<Record<string, unknown>>[] = [];
-  readonly #nexts: Record<string, number>[] = [];
-  #rows = 0;
-  #hypers: Float64Array;
+  readonly #rows: HyperRows<Group>;
   #steady: SteadyState | null = null;
   /** Where new state is made; undefined until there is some. */
   #memory: StateMemory | null | undefined = undefined;
@@ -125,8 +108,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     this.#buffers = this.#tensors.map((key) => update.rule.buffers.indexOf(`${key}:rw`));
     this.#scalars = update.scalars;
     this.#flags = update.flags(group);
-    this.#width = update.rule.hypers.length;
-    this.#hypers = new Float64Array(new ArrayBuffer(this.#width * 8));
+    this.#rows = new HyperRows(update, (index) => this.#label(index));
     const places = new Map<DType, { job: Job; used: number }>();
     for (const { dtype } of group.params) {
       if (places.has(dtype)) continue;
@@ -170,7 +152,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     if (this.#steady !== null && flags === this.#flags && this.#prepareSteady(this.#steady)) return true;
     this.#unsettle();
     if (flags !== this.#flags) this.#setFlags(flags);
-    this.#rows = this.#sparse.length = this.sparseJobs.length = 0;
+    this.#rows.clear();
+    this.#sparse.length = this.sparseJobs.length = 0;
     const scalar = this.#scalars[0];
     let last: unknown = undefined, lastRow = -1;
     for (let i = 0; i < slots.length; i++) {
@@ -194,13 +177,13 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       if (!slot.bound) this.#bindState(slot);
       const state = slot.state;
       if (state === null) {
-        if (lastRow < 0) lastRow = this.#hyperRow(slot, NO_STATE);
+        if (lastRow < 0) lastRow = this.#rows.of(this.group, NO_STATE, slot.index);
         this.#setHyper(slot, lastRow);
         continue;
       }
       if (slot.fresh === null && !this.#stillBound(slot, state)) return false;
       if (scalar === undefined || this.#scalars.length > 1 || state[scalar] !== last || lastRow < 0) {
-        lastRow = this.#hyperRow(slot, state);
+        lastRow = this.#rows.of(this.group, state, slot.index);
         last = scalar === undefined ? undefined : state[scalar];
       }
       this.#setHyper(slot, lastRow);
@@ -208,24 +191,24 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     for (const slot of this.#sparse) {
       if (!this.#prepareSparse(slot)) return false;
     }
-    for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
-    for (const job of this.sparseJobs) job.bindHypers(this.#hypers, this.#rows);
+    for (const job of this.jobs) job.bindHypers(this.#rows.hypers, this.#rows.count);
+    for (const job of this.sparseJobs) job.bindHypers(this.#rows.hypers, this.#rows.count);
     return true;
   }
 
   /** The common case: nothing but gradients and numbers has changed. False: look at everything. */
   #prepareSteady(steady: SteadyState): boolean {
     const scalars = steady.first ?? NO_STATE;
-    this.#rows = 0;
-    const row = this.#hyperRow(this.#slots[0]!, scalars);
-    if (!steady.raise(this.#params, this.#nexts[row]!)) return false;
-    for (const job of this.jobs) job.bindHypers(this.#hypers, this.#rows);
+    this.#rows.clear();
+    const row = this.#rows.of(this.group, scalars, 0);
+    if (!steady.raise(this.#params, this.#rows.next(row))) return false;
+    for (const job of this.jobs) job.bindHypers(this.#rows.hypers, this.#rows.count);
     return true;
   }
 
   /** After a step in which all parameters used one row of hyperparameters: the next one may be quick. */
   #settle(): void {
-    if (this.#sparse.length > 0 || this.#rows !== 1) return;
+    if (this.#sparse.length > 0 || this.#rows.count !== 1) return;
     if (this.#tensors.length > MOST || this.#scalars.length > MOST) return;
     this.#steady = new SteadyState(this.#slots, this.#tensors, this.#scalars, this.written, (index, grad) => {
       this.#bindGrad(this.#slots[index]!, grad);
@@ -309,7 +292,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       if (!slot.bound) this.#bindState(slot);
       else if (slot.state !== null && slot.fresh === null && !this.#stillBound(slot, slot.state)) return false;
     }
-    this.#setHyper(slot, this.#hyperRow(slot, slot.state ?? NO_STATE));
+    this.#setHyper(slot, this.#rows.of(this.group, slot.state ?? NO_STATE, slot.index));
     if (joined) rows.bindJoined(rows.next ?? rows.known!, this.#buffers[0]!, slot.hyper, flags);
     else if (spread) rows.bindDense(slot.tensors, this.#buffers, slot.hyper, flags); // the state is dense: every row is stepped
     else rows.bind(slot.tensors, this.#buffers, slot.hyper, flags);
@@ -346,7 +329,7 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #commitSlot(slot: Slot, state: ParameterState): void {
     const keys = this.#scalars;
     if (slot.fresh !== null) this.#adopt(slot, slot.fresh, state);
-    const next = this.#nexts[slot.hyper]!;
+    const next = this.#rows.next(slot.hyper);
     for (let k = 0; k < keys.length; k++) state[keys[k]!] = next[keys[k]!]!;
   }
 
@@ -440,30 +423,6 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     if (fresh.entry) this.state.adopt(slot.param, state);
     slot.fresh = null;
     if (this.update.freshFlags !== 0) slot.job.setFlags(slot.row, this.#flags);
-  }
-
-  /** The row of hyperparameters for a state's numbers: one that is there, or a new one. */
-  #hyperRow(slot: Slot, state: Readonly<Record<string, unknown>>): number {
-    const keys = this.#scalars, rows = this.#rows;
-    for (let r = 0; r < rows && r < SEARCHED; r++) {
-      if (sameNumbers(this.#starts[r]!, state, keys)) return r;
-    }
-    for (const key of keys) {
-      const value = state[key];
-      if (typeof value !== "number" || value !== value) {
-        throw new TypeError(`${key} of ${this.#label(slot.index)} must be a number, got ${show(value)}`);
-      }
-    }
-    const scalars = state as Readonly<Record<string, number>>;
-    if ((rows + 1) * this.#width > this.#hypers.length) {
-      const grown = new Float64Array(new ArrayBuffer(2 * (rows + 1) * this.#width * 8));
-      grown.set(this.#hypers);
-      this.#hypers = grown;
-    }
-    this.#starts[rows] = scalars;
-    this.update.next(this.group, scalars, this.#nexts[rows] ??= {});
-    this.update.hypers(this.group, scalars, this.#hypers, rows * this.#width);
-    return this.#rows++;
   }
 
   #label(index: number): string {
