@@ -29,6 +29,7 @@ import {
   Rprop,
   SGD,
 } from "../mod.ts";
+import { stateOf } from "../src/optim/optimizer.ts";
 import { elementsOf, makeParameters, setNewGradients, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
 
 // read when the library is first used, which is later
@@ -160,10 +161,10 @@ export class Work {
 
     const backend = bestBackend(), threads = getNumThreads();
     const fused = recipe.make(params, { fused: true });
-    const jobs = jobsOf(() => fused.step());
+    const jobs = jobsOf(() => fused.step()), states = stateOf(fused); // reading `state` is what a training loop does not do
     const sharing = (options: ElementwiseOptions) => {
       const optimizer = recipe.make(params, options);
-      for (const [p, state] of fused.state) optimizer.state.set(p, state);
+      for (const [p, state] of states) optimizer.state.set(p, { ...state });
       return () => void optimizer.step();
     };
     this.fused = () => void fused.step();
@@ -172,7 +173,7 @@ export class Work {
     this.forLoop = sharing({ foreach: false, fused: false });
 
     const arrays = params.map((p) =>
-      [p.data, p.grad!, ...recipe.state.map((key) => fused.state.get(p)![key])] as Arrays[number][]
+      [p.data, p.grad!, ...recipe.state.map((key) => states.get(p)![key])] as Arrays[number][]
     );
     this.plain = recipe.plain?.(arrays) ?? null;
     const twin = [twinJob(recipe, arrays)];

@@ -25,13 +25,13 @@ import { WrittenMemory } from "../memory.ts";
 import { likeOf, moveCount, type Parameter } from "../parameter.ts";
 import { followParameters } from "./device_plan.ts";
 import { DevicePlans } from "./device_plans.ts";
-import { Optimizer } from "./optimizer.ts";
+import { Optimizer, stateOf } from "./optimizer.ts";
 import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { fillTensor, GroupPlan, type Update } from "./plan.ts";
 import { isSparseEntry, readSparse } from "./sparse_state.ts";
 import { type GradOptions, type StepResult, stepResult } from "./step_options.ts";
-import { type ParameterState, readTensor, type StateMap } from "./state_dict.ts";
+import { type ParameterState, readTensor } from "./state_dict.ts";
 
 /** Options that every elementwise optimizer has. */
 export interface ElementwiseOptions {
@@ -168,6 +168,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
 
   /** The plans are of no more use; what they have on devices is given back. */
   #forget(): void {
+    stateOf(this).catchUp();
     this.#plans = null;
     this.#devices?.dispose();
     this.#devices = null;
@@ -218,9 +219,10 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   override initState(): void {
     if (this.#update.freshFlags !== 0) return;
     this.checkAllOptions();
+    const known = stateOf(this);
     for (const group of this.paramGroups) {
       for (const p of group.params) {
-        if (this.state.has(p)) continue;
+        if (known.has(p)) continue;
         const state: ParameterState = this.#update.start(group);
         for (const key of this.#update.tensors(group)) {
           const value = this.#update.fill?.(group, key) ?? 0;
@@ -231,7 +233,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
           const tensor = state[key] = allocate(p.dtype, p.size, p.data);
           fillTensor(tensor, p.dtype, value);
         }
-        this.state.set(p, state);
+        known.set(p, state);
       }
     }
   }
@@ -239,7 +241,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   /** Whether the plans are for these groups, this state, and these implementations. */
   #fresh(): boolean {
     const plans = this.#plans, groups = this.paramGroups;
-    if (plans === null || plans.length !== groups.length || (this.state as StateMap).version !== this.#version) {
+    if (plans === null || plans.length !== groups.length || stateOf(this).version !== this.#version) {
       return false;
     }
     if (this.#moves !== moveCount()) { // some parameter has been moved, perhaps none of these
@@ -259,7 +261,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   #plan(): void {
     this.#forget();
     checkGroups(this.paramGroups);
-    const written = new WrittenMemory(), state = this.state as StateMap, groups = this.paramGroups, moves = moveCount();
+    const written = new WrittenMemory(), state = stateOf(this), groups = this.paramGroups, moves = moveCount();
     const away = groups.some(({ params }) => params.some((p) => p.device !== "cpu"));
     const devices = away ? new DevicePlans(groups, this.#update, state, written) : null;
     if (away || moves > 0) followParameters(groups.flatMap(({ params }) => params), state);

@@ -103,6 +103,9 @@ export function registerOptimizerStepPostHook(hook: StepPostHook): HookHandle {
   return globalPost.add(hook);
 }
 
+/** An optimizer's state, for those who change nothing without the optimizer's knowledge. */
+export let stateOf: (optimizer: object) => StateMap;
+
 /** Appends where it happened to an error's message, and throws it on. */
 function inGroup(index: number, check: () => void): void {
   try {
@@ -151,9 +154,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   readonly defaults: Readonly<Required<Options>>;
   /** The param groups: live, checked again at each step. */
   paramGroups: ParamGroup<Options>[] = [];
-  /** Each parameter's state. Made at the first step in which the parameter has a gradient. */
-  readonly state: Map<Parameter, ParameterState> = new StateMap();
-
+  readonly #state = new StateMap();
   readonly #schema: Readonly<Record<string, OptionSpec<unknown>>>;
   readonly #keys: readonly string[];
   readonly #pre = new Hooks<StepPreHook>();
@@ -172,6 +173,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   #lastStep: StepResult | null = null;
 
   static {
+    stateOf = (optimizer) => (optimizer as Optimizer).#state;
     addLiveSource((object) => object instanceof Optimizer ? object.#live() : undefined);
   }
 
@@ -192,6 +194,14 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     this.defaults = Object.freeze({ ...defaults });
     this.#checkOptions({ ...defaults } as ParamGroup<Options>);
     for (const group of readParams(params)) this.#add(group as ParamGroupInput<Options>);
+  }
+
+  /**
+   * Each parameter's state. Made at the first step in which the parameter has a gradient. Who has read this property may change
+   * entries at any time: from then on each step looks at all of them (some nanoseconds a parameter).
+   */
+  get state(): Map<Parameter, ParameterState> {
+    return this.#state.show();
   }
 
   /** How many steps this object has made. No state: a loaded state dict does not change it. */
@@ -501,11 +511,17 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    */
   stateDict(): StateDict {
     this.#stateDictPre.each((hook) => hook(this));
-    let dict = makeStateDict(this.paramGroups, this.state);
+    let dict = makeStateDict(this.paramGroups, this.#upToDate());
     this.#stateDictPost.each((hook) => {
       dict = hook(this, dict) ?? dict;
     });
     return dict;
+  }
+
+  /** The state with every number written. */
+  #upToDate(): StateMap {
+    this.#state.catchUp();
+    return this.#state;
   }
 
   /** The state dict as it is saved: of live arrays, unless hooks or a subclass have a say in it. */
@@ -514,8 +530,8 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     const own = this.#stateDictPre.empty && this.#stateDictPost.empty &&
       this.stateDict === Optimizer.prototype.stateDict;
     return {
-      dict: own ? makeStateDict(this.paramGroups, this.state, true) : this.stateDict(),
-      version: () => this.#changes + ((this.state as Partial<StateMap>).version ?? 0),
+      dict: own ? makeStateDict(this.paramGroups, this.#upToDate(), true) : this.stateDict(),
+      version: () => this.#changes + this.#state.version,
     };
   }
 
@@ -537,7 +553,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     this.#loadPre.each((hook) => {
       dict = hook(this, dict) ?? dict;
     });
-    if (match === "name") dict = matchByName(dict, makeStateDict(this.paramGroups, this.state), strict);
+    if (match === "name") dict = matchByName(dict, makeStateDict(this.paramGroups, this.#upToDate()), strict);
     const { groups, state } = readStateDict(dict, this.paramGroups, this.#schema, (entry, p, where) => {
       return this.readState(entry, p, where);
     }, (group) => {
@@ -550,9 +566,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       }
       Object.assign(group, groups[g]);
     });
-    const before = [...this.state.values()];
-    this.state.clear();
-    for (const [p, entry] of state) this.state.set(p, entry);
+    const before = [...this.#state.values()];
+    this.#state.clear();
+    for (const [p, entry] of state) this.#state.set(p, entry);
     releaseState(before);
     this.#loadPost.each((hook) => hook(this));
   }
@@ -562,7 +578,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    * host's memory there is nothing to do. Without it that memory is freed some time after nobody holds the optimizer any more.
    */
   dispose(): void {
-    releaseState(this.state.values());
+    releaseState(this.#state.values());
   }
 
   /** `dispose()`, at the end of a block where the optimizer is declared by `using`. */

@@ -210,14 +210,23 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #settle(): void {
     if (this.#sparse.length > 0 || this.#rows.count !== 1) return;
     if (this.#tensors.length > MOST || this.#scalars.length > MOST) return;
-    this.#steady = new SteadyState(this.#slots, this.#tensors, this.#scalars, this.written, (index, grad) => {
-      this.#bindGrad(this.#slots[index]!, grad);
-    });
+    this.#steady = new SteadyState(
+      this.#slots,
+      this.#tensors,
+      this.#scalars,
+      this.state,
+      this.written,
+      (index, grad) => {
+        this.#bindGrad(this.#slots[index]!, grad);
+      },
+    );
   }
 
   /** The slots know what is bound again. */
   #unsettle(): void {
+    if (this.#steady === null) return;
     this.#noteGradients();
+    this.state.catchUp();
     this.#steady = null;
   }
 

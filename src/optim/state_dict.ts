@@ -52,10 +52,39 @@ export interface StateDict {
   paramGroups: StateDictGroup[];
 }
 
-/** A Map that counts its changes, so that a step notices when a parameter's state is replaced. */
+/** Who has numbers of entries that are not written yet. */
+interface Behind {
+  /** Writes them. */
+  catchUp(): void;
+}
+
+/**
+ * A Map that counts its changes, so that a step notices when a parameter's state is replaced, and that knows whether anybody
+ * but the optimizer has seen it: as long as nobody has, its entries cannot have been changed, and their numbers need not be
+ * written at each step.
+ */
 export class StateMap extends Map<Parameter, ParameterState> {
   /** Raised by every change. */
   version = 0;
+  /** Whether somebody may hold entries. */
+  seen = false;
+  readonly #behind = new Set<Behind>();
+  /** The map for somebody who looks at it, and may change everything from then on. */
+  show(): this {
+    this.seen = true;
+    this.catchUp();
+    return this;
+  }
+  /** Every number is as it must be. */
+  catchUp(): void {
+    if (this.#behind.size === 0) return;
+    for (const part of this.#behind) part.catchUp();
+    this.#behind.clear();
+  }
+  /** Notes somebody who has numbers that are not written yet. */
+  fallBehind(part: Behind): void {
+    this.#behind.add(part);
+  }
   override set(p: Parameter, state: ParameterState): this {
     this.version++;
     return super.set(p, state);

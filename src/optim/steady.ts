@@ -5,6 +5,9 @@
  * objects to look at. So everything is looked at in one pass, against arrays of what was there before, and the counts are
  * raised in the same pass; they are put back if the step fails.
  *
+ * As long as nobody outside has seen the optimizer's state, nobody can have changed it: then it is not looked at, and the
+ * counts, which are the same for all, are kept here until somebody asks for them.
+ *
  * @module
  */
 
@@ -13,7 +16,7 @@ import { holds, type TypedArray } from "../dtype.ts";
 import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
-import type { ParameterState } from "./state_dict.ts";
+import type { ParameterState, StateMap } from "./state_dict.ts";
 
 type Scalars = Readonly<Record<string, number>>;
 type Grad = TypedArray | SparseTensor;
@@ -71,7 +74,11 @@ export class SteadyState {
   readonly #blockBytes: readonly number[];
   readonly #first: ParameterState | null;
   /** The numbers that the step starts from. */
-  readonly #start: Record<string, number> = {};
+  readonly #start: Record<string, number>;
+  /** The numbers after the step; null outside of one, and where they have been written into the states. */
+  #next: Scalars | null = null;
+  /** Whether the states' numbers are behind `#start`. */
+  #behind = false;
   /** How many states have been raised. */
   #raised = 0;
 
@@ -79,6 +86,7 @@ export class SteadyState {
    * @param bound the group's parameters
    * @param keys the names of the state's tensors
    * @param scalars the names of its numbers
+   * @param state the optimizer's state
    * @param written the memory that the step writes
    * @param bindGrad binds another gradient to a parameter with every check, or throws
    */
@@ -86,6 +94,7 @@ export class SteadyState {
     bound: readonly Bound[],
     readonly keys: readonly string[],
     readonly scalars: readonly string[],
+    readonly state: StateMap,
     readonly written: WrittenMemory,
     readonly bindGrad: (index: number, grad: Grad) => void,
   ) {
@@ -100,11 +109,12 @@ export class SteadyState {
     this.#blocks = blocksOf(this.#tensors);
     this.#blockBytes = this.#blocks?.map((block) => block.byteLength) ?? [];
     this.#first = this.#states.find((state) => state !== null) ?? null;
+    this.#start = Object.fromEntries(scalars.map((key) => [key, this.#first?.[key] as number]));
   }
 
   /** The numbers that the step starts from; null where there are none. */
   get first(): Scalars | null {
-    return this.#first as Scalars | null;
+    return this.#first === null ? null : this.state.seen ? this.#first as Scalars : this.#start;
   }
 
   /**
@@ -116,6 +126,10 @@ export class SteadyState {
   raise(params: readonly Parameter[], next: Scalars): boolean {
     const { scalars } = this, first = this.#first;
     const start = this.#start;
+    if (!this.state.seen) {
+      this.#next = next;
+      return this.#sameArrays(params);
+    }
     if (first !== null) { for (const key of scalars) start[key] = first[key] as number; }
     this.#raised = 0;
     let fine = false;
@@ -125,6 +139,22 @@ export class SteadyState {
       if (!fine) this.lower();
     }
     return fine;
+  }
+
+  /** Whether parameters and gradients are the arrays that they were. */
+  #sameArrays(params: readonly Parameter[]): boolean {
+    const members = this.#params, datas = this.#data, grads = this.grads, sizes = this.#sizes, count = members.length;
+    if (params.length !== count) return false;
+    for (let i = 0; i < count; i++) {
+      const p = members[i]!;
+      if (params[i] !== p) return false;
+      const data = p.data, grad = p.grad, n = sizes[i]!;
+      if (data !== datas[i] || data.length !== n) return false;
+      if (grad !== grads[i]) {
+        if (!this.#another(i, grad as Grad | null)) return false; // a DeviceArray is refused there
+      } else if (grad !== null && (grad as TypedArray).length !== n) return false;
+    }
+    return true;
   }
 
   /** At most MOST numbers and tensors, without inner loops and without numbers that need memory. */
@@ -200,10 +230,28 @@ export class SteadyState {
   /** The step has succeeded: the numbers stay as they are. */
   keep(): void {
     this.#raised = 0;
+    const next = this.#next;
+    if (next === null) return;
+    this.#next = null;
+    if (this.#first === null) return;
+    for (const key of this.scalars) this.#start[key] = next[key]!;
+    if (this.#behind) return;
+    this.#behind = true;
+    this.state.fallBehind(this);
+  }
+
+  /** Writes numbers into the states that are behind. */
+  catchUp(): void {
+    if (!this.#behind) return;
+    this.#behind = false;
+    for (const state of this.#states) {
+      if (state !== null) { for (const key of this.scalars) state[key] = this.#start[key]!; }
+    }
   }
 
   /** Puts the numbers back that were raised. */
   lower(): void {
+    this.#next = null;
     for (let i = 0; i < this.#raised; i++) {
       const state = this.#states[i];
       if (state === null || state === undefined) continue;
