@@ -18,7 +18,8 @@ import {
   uploadArray,
 } from "../cuda/device_array.ts";
 import { DeviceJob } from "../cuda/job.ts";
-import { bytesOf, type DType, holds, isTypedArray, type TypedArray, viewOf } from "../dtype.ts";
+import { Staging } from "../cuda/staging.ts";
+import { bytesOf, type DType, holds, isTypedArray, type TypedArray } from "../dtype.ts";
 import type { WrittenMemory } from "../memory.ts";
 import { likeOf, type Parameter } from "../parameter.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
@@ -27,11 +28,6 @@ import { HyperRows } from "./hyper_rows.ts";
 import { placeOf } from "./param_group.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
 import type { Update } from "./update.ts";
-
-/** Gradients of at most so many bytes are put behind each other and uploaded at once. */
-const SMALL = 64 << 10;
-/** Where a gradient begins in staging memory: a multiple of this. */
-const LINE = 256;
 
 /** A parameter in a plan. */
 interface Slot {
@@ -44,10 +40,8 @@ interface Slot {
   active: boolean;
   /** A gradient on the device that is bound. */
   grad: DeviceArray | null;
-  /** Where the staging memory has room for a gradient of the host's; -1: it has none. */
-  place: number;
-  /** The part of the host's staging memory for a small gradient. */
-  view: TypedArray | null;
+  /** Whether its gradient has been one of the host's, and has room on the device. */
+  uploaded: boolean;
   state: ParameterState | null;
   /** The state tensors that are bound. */
   readonly tensors: DeviceArray[];
@@ -67,9 +61,8 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
   #flags: number;
   /** Whether state that was there already has been bound since gradients were last checked. */
   stateAdded = false;
-  /** Room for gradients of the host's on the device; small ones are put together on the host first. */
-  #staging: DeviceArray | null = null;
-  #packed = new ArrayBuffer(0);
+  /** Room for gradients of the host's, by their slots. */
+  readonly #staging: Staging;
   /** The rows of hyperparameters whose kernels have been queued, for each job. */
   readonly #queued = new Map<DeviceJob, Set<number>>();
 
@@ -87,6 +80,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
         `${placeOf(group, index, at)} must be on the cpu for ${update.name}: sparse gradients are for parameters there`,
       );
     }
+    this.#staging = new Staging(device);
     this.#keys = update.tensors(group);
     this.#buffers = this.#keys.map((key) => update.rule.buffers.indexOf(`${key}:rw`));
     this.#flags = update.flags(group);
@@ -111,8 +105,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
         row: place.used++,
         active: false,
         grad: null,
-        place: -1,
-        view: null,
+        uploaded: false,
         state: null,
         tensors: [],
         fresh: null,
@@ -129,7 +122,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
    * @returns false if the plan is stale and must be built again
    */
   prepare(): boolean {
-    const { group, update } = this, { params } = group, uploads: Slot[] = [];
+    const { group, update } = this, { params } = group, uploads: number[] = [];
     if (update.tensors(group) !== this.#keys) return false;
     const flags = update.flags(group);
     if (flags !== this.#flags) {
@@ -137,7 +130,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
       for (const slot of this.#slots) if (slot.bound) this.#setFlags(slot);
     }
     this.#rows.clear();
-    for (const slot of this.#slots) {
+    for (const [k, slot] of this.#slots.entries()) {
       const p = slot.param, grad = p.grad;
       if (params[slot.index] !== p || p.deviceArray !== slot.array || slot.array.disposed) return false;
       slot.active = grad !== null && grad !== undefined;
@@ -147,7 +140,7 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
       else {
         this.#checkGrad(slot, grad);
         slot.grad = null;
-        uploads.push(slot);
+        uploads.push(k);
       }
       if (!slot.bound) this.#bindState(slot);
       else if (!this.#stillBound(slot)) return false;
@@ -183,50 +176,20 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
     slot.job.bind(slot.row, 1, grad.address);
   }
 
-  /** Copies gradients of the host's to the device. */
-  #upload(slots: readonly Slot[]): void {
+  /** Copies the gradients of some slots to the device. */
+  #upload(slots: readonly number[]): void {
+    const staging = this.#staging;
     if (slots.length === 0) return;
-    if (slots.some((slot) => slot.place < 0)) this.#layStaging(slots);
-    const staging = this.#staging!.address;
-    let packed = 0;
-    for (const slot of slots) {
-      const grad = slot.param.grad as TypedArray, { place, job, row } = slot;
-      job.bind(row, 1, staging + BigInt(place));
-      if (grad.byteLength > SMALL) {
-        this.device.upload(staging + BigInt(place), grad);
-        continue;
-      }
-      if (slot.view === null || slot.view instanceof Uint16Array !== grad instanceof Uint16Array) {
-        slot.view = viewOf(slot.param.dtype, this.#packed, place, grad.length, grad);
-      }
-      (slot.view as Float32Array).set(grad as Float32Array);
-      packed = Math.max(packed, place + grad.byteLength);
+    if (slots.some((k) => !this.#slots[k]!.uploaded)) {
+      for (const k of slots) this.#slots[k]!.uploaded = true;
+      staging.lay(this.#slots.map(({ uploaded, param: p }) => uploaded ? p.size * bytesOf(p.dtype) : 0));
     }
-    if (packed > 0) this.device.upload(staging, new Uint8Array(this.#packed, 0, packed));
-  }
-
-  /** Makes room for gradients: small ones first. */
-  #layStaging(slots: readonly Slot[]): void {
-    const now = new Set(slots), wanted = this.#slots.filter((slot) => slot.place >= 0 || now.has(slot));
-    const bytes = (slot: Slot) => slot.param.size * bytesOf(slot.param.dtype);
-    let at = 0, packed = 0;
-    const places = new Map<Slot, number>();
-    for (const small of [true, false]) {
-      for (const slot of wanted) {
-        if (bytes(slot) <= SMALL !== small) continue;
-        places.set(slot, at);
-        at += Math.ceil(bytes(slot) / LINE) * LINE;
-      }
-      if (small) packed = at;
+    for (const k of slots) {
+      const { param: p, job, row } = this.#slots[k]!;
+      job.bind(row, 1, staging.address(k));
+      staging.put(k, p.dtype, p.grad as TypedArray);
     }
-    const staging = allocateArray(this.device, "float64", Math.max(1, at / 8));
-    if (this.#staging !== null) releaseArray(this.#staging);
-    this.#staging = staging;
-    this.#packed = new ArrayBuffer(packed);
-    for (const [slot, place] of places) {
-      slot.place = place;
-      slot.view = null;
-    }
+    staging.flush();
   }
 
   /** Whether the state's tensors are the bound ones, and still there. */
@@ -344,10 +307,9 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
   /** Gives back what the plan has on the device: its tables, room for gradients, and state that no step has used. */
   dispose(): void {
     for (const job of this.#jobs) job.dispose();
-    if (this.#staging !== null) releaseArray(this.#staging);
-    this.#staging = null;
+    this.#staging.dispose();
     for (const slot of this.#slots) {
-      slot.place = -1;
+      slot.uploaded = false;
       for (const tensor of Object.values(slot.fresh?.tensors ?? {})) releaseArray(tensor);
       slot.bound = false;
       slot.fresh = null;

@@ -11,6 +11,7 @@ import type { TensorRule, TensorShape } from "../../ffi/backend.ts";
 import type { Device } from "../../ffi/cuda_driver.ts";
 import { BLOCK, TensorPlan } from "../../ffi/cuda_tensors.ts";
 import { atLeast, DeviceArray, foreignArray, releaseArray } from "../cuda/device_array.ts";
+import { Staging } from "../cuda/staging.ts";
 import { bytesOf, type DType, type TypedArray } from "../dtype.ts";
 import { DeviceRows } from "../foreach_device.ts";
 import { MUL_RULE, SCALE_RULE } from "../foreach_rules.ts";
@@ -24,11 +25,6 @@ export interface DeviceTensor {
   readonly grad: TypedArray | DeviceArray;
   readonly hypers: readonly number[];
 }
-
-/** Gradients of at most so many bytes are put behind each other and uploaded at once. */
-const SMALL = 64 << 10;
-/** Where a gradient begins: a multiple of this. */
-const LINE = 256;
 
 const sameShape = (a: TensorShape, b: TensorShape | undefined): boolean =>
   a.batches === b?.batches && a.rows === b.rows && a.columns === b.columns;
@@ -46,8 +42,7 @@ export class DeviceTensors {
   /** The plan's memory: tables, and room for what kernels leave for each other. */
   #memory: DeviceArray | null = null;
   /** Gradients of the host's, and gradients that have been multiplied. */
-  #staging: DeviceArray | null = null;
-  #packed = new ArrayBuffer(0);
+  readonly #staging: Staging;
   #tensors: readonly DeviceTensor[] = [];
   #grads: DeviceArray[] = [];
   /** Room for each gradient's products; null: the gradient itself is our own. */
@@ -56,7 +51,9 @@ export class DeviceTensors {
   #rows: DeviceRows[] = [];
   #launches: readonly Ready[] = [];
 
-  constructor(readonly device: Device, readonly rule: TensorRule, readonly dtype: DType) {}
+  constructor(readonly device: Device, readonly rule: TensorRule, readonly dtype: DType) {
+    this.#staging = new Staging(device);
+  }
 
   /**
    * Uploads gradients and makes room; changes nothing that anyone can see.
@@ -80,35 +77,19 @@ export class DeviceTensors {
     this.#upload(scaling);
   }
 
-  /** Puts gradients in their places, those that are small first. */
+  /** Puts gradients of the host's in their places, and makes room for the products of others. */
   #upload(scaling: boolean): void {
-    const { device, dtype } = this, size = bytesOf(dtype), places = new Map<number, number>();
-    const isHere = (i: number) => !(this.#tensors[i]!.grad instanceof DeviceArray);
-    const isSmall = (i: number) => isHere(i) && this.#tensors[i]!.grad.length * size <= SMALL;
-    let at = 0, packed = 0;
-    const order = [...this.#tensors.keys()];
-    for (const i of [...order.filter(isSmall), ...order.filter((i) => !isSmall(i) && (isHere(i) || scaling))]) {
-      places.set(i, at);
-      at += Math.ceil(this.#tensors[i]!.grad.length * size / LINE) * LINE;
-      if (isSmall(i)) packed = at;
-    }
-    const staging = this.#staging = atLeast(this.#staging, device, at);
-    if (this.#packed.byteLength < packed) this.#packed = new ArrayBuffer(packed);
-    const own = (i: number, length: number) =>
-      foreignArray(device, staging.address + BigInt(places.get(i)!), dtype, length, staging);
-    this.#products = [];
+    const { device, dtype } = this, staging = this.#staging, size = bytesOf(dtype);
+    const isHere = ({ grad }: DeviceTensor) => !(grad instanceof DeviceArray);
+    staging.lay(this.#tensors.map((tensor) => isHere(tensor) || scaling ? tensor.grad.length * size : 0));
+    const own = (i: number, length: number) => foreignArray(device, staging.address(i), dtype, length, staging.memory!);
+    this.#products = this.#tensors.map((tensor, i) => !isHere(tensor) && scaling ? own(i, tensor.grad.length) : null);
     this.#grads = this.#tensors.map(({ grad }, i) => {
-      if (grad instanceof DeviceArray) {
-        this.#products.push(scaling ? own(i, grad.length) : null);
-        return grad;
-      }
-      this.#products.push(null);
-      const array = own(i, grad.length), bytes = new Uint8Array(grad.buffer, grad.byteOffset, grad.byteLength);
-      if (isSmall(i)) new Uint8Array(this.#packed, places.get(i)!, bytes.length).set(bytes);
-      else device.upload(array.address, grad);
-      return array;
+      if (grad instanceof DeviceArray) return grad;
+      staging.put(i, dtype, grad);
+      return own(i, grad.length);
     });
-    if (packed > 0) device.upload(staging.address, new Uint8Array(this.#packed, 0, packed));
+    staging.flush();
   }
 
   /** The sum of the squares of each gradient, multiplied by a number first. Waits for them. */
@@ -168,9 +149,10 @@ export class DeviceTensors {
   /** Gives back what it has on the device. */
   dispose(): void {
     for (const rows of this.#rows) rows.dispose();
-    for (const memory of [this.#memory, this.#staging]) if (memory !== null) releaseArray(memory);
+    if (this.#memory !== null) releaseArray(this.#memory);
+    this.#staging.dispose();
     this.#rows = [];
-    this.#plan = this.#memory = this.#staging = null;
+    this.#plan = this.#memory = null;
     this.#tensors = this.#grads = this.#products = [];
     this.#launches = [];
   }
