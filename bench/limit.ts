@@ -8,11 +8,9 @@
  * @module
  */
 
-import process from "node:process";
-import v8 from "node:v8";
-import vm from "node:vm";
 import { backend } from "../mod.ts";
 import { readArguments } from "./arguments.ts";
+import { heapTable } from "./heap.ts";
 import { contender, digits, inTurn, preparedContender, table, timeText } from "./ratios.ts";
 import type { ShapeSet } from "./shapes.ts";
 import { type RuleName, Work } from "./work.ts";
@@ -89,28 +87,6 @@ function workFor(ms: number): void {
   while (performance.now() < end);
 }
 
-/** Bytes that V8 has allocated since it began; null where it does not tell. */
-function allocatedBytes(): number | null {
-  return (v8.getHeapStatistics() as unknown as Record<string, number>)["total_allocated_bytes"] ?? null;
-}
-
-/** What a steady step allocates, and what of it stays: bytes a step. */
-function measureHeap(rule: RuleName, set: ShapeSet, steps: number): string[] {
-  v8.setFlagsFromString("--expose-gc");
-  const collect = vm.runInNewContext("gc") as () => void;
-  const work = new Work(rule, set);
-  for (let i = 0; i < steps / 10 || i < 1000; i++) work.fused(); // until it is compiled
-  const idle = allocatedBytes(), cost = idle === null ? 0 : allocatedBytes()! - idle; // what asking allocates
-  collect();
-  const used = process.memoryUsage().heapUsed, before = allocatedBytes();
-  for (let i = 0; i < steps; i++) work.fused();
-  const after = allocatedBytes();
-  collect();
-  const kept = (process.memoryUsage().heapUsed - used) / steps;
-  const made = before === null || after === null ? null : Math.max(0, after - before - cost) / steps;
-  return [rule, set, String(steps), made === null ? "unknown" : digits(made), kept.toFixed(2)];
-}
-
 async function main(): Promise<void> {
   const { rules, sets, rounds } = readArguments();
   const { name, isa, threads } = backend();
@@ -136,13 +112,8 @@ async function main(): Promise<void> {
     console.log(table(["rule", "shapes", ...cases], single));
   }
 
-  const steps: Partial<Record<ShapeSet, number>> = { "1x1000": 100_000, "1000x1000": 2000, "10000x64": 1000 };
-  if ("bun" in process.versions) return; // has another heap, and does not tell
-  const heap = rules.flatMap((rule) => sets.flatMap((set) => steps[set] ? [measureHeap(rule, set, steps[set])] : []));
-  if (heap.length > 0) {
-    console.log("\nThe JavaScript heap, in bytes a step:\n");
-    console.log(table(["rule", "shapes", "steps", "allocated", "kept"], heap));
-  }
+  const heap = await heapTable(rules, sets);
+  if (heap !== "") console.log(`\nWhat a step leaves for the garbage collector:\n\n${heap}`);
 }
 
 if (import.meta.main) await main();

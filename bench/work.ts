@@ -28,6 +28,7 @@ import {
   RMSprop,
   Rprop,
   SGD,
+  type StepOptions,
 } from "../mod.ts";
 import { stateOf } from "../src/optim/optimizer.ts";
 import { elementsOf, makeParameters, setNewGradients, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
@@ -36,9 +37,11 @@ import { elementsOf, makeParameters, setNewGradients, SHAPE_SETS, type ShapeSet 
 process.env["FLATSTEP_LIBRARY"] ??= build(hostTarget(), { bench: true, log: console.error });
 
 /** What is used of an optimizer. */
-interface Stepping {
+export interface Stepping {
   readonly state: Map<Parameter, ParameterState>;
-  step(): unknown;
+  readonly paramGroups: readonly { lr: number }[];
+  step(closure?: null, options?: StepOptions): unknown;
+  step(closure: () => number, options?: StepOptions): unknown;
 }
 
 /** A tensor's arrays in the order of its rule's buffers: parameter, gradient, state. */
@@ -138,6 +141,8 @@ export class Work {
   readonly tensors: number;
   /** Bytes that a step has to read and write: all buffers are read, all but the gradient written. */
   readonly bytes: number;
+  /** The optimizer that `fused` steps. */
+  readonly optimizer: Stepping;
   /** `optimizer.step()`, everything in one native call. */
   readonly fused: () => void;
   /** `optimizer.step()`, one native call a group. */
@@ -160,7 +165,7 @@ export class Work {
     this.bytes = elementsOf(SHAPE_SETS[set]) * 4 * (3 + 2 * recipe.state.length);
 
     const backend = bestBackend(), threads = getNumThreads();
-    const fused = recipe.make(params, { fused: true });
+    const fused = this.optimizer = recipe.make(params, { fused: true });
     const jobs = jobsOf(() => fused.step()), states = stateOf(fused); // reading `state` is what a training loop does not do
     const sharing = (options: ElementwiseOptions) => {
       const optimizer = recipe.make(params, options);

@@ -371,6 +371,70 @@ test("groups are live: options and parameters that are changed count at the next
   assertEquals([...a.data], [-6, -6]);
 });
 
+test("an option that is changed is checked at the next step, whatever has been changed", () => {
+  type Loose = Record<string, unknown> & { betas: unknown[]; paramNames: unknown[] };
+  const changes: [(group: Loose) => void, string][] = [
+    [(g) => g["lr"] = -1, "lr must be >= 0, got -1"],
+    [(g) => g["lr"] = NaN, "lr must be >= 0, got NaN"],
+    [(g) => g["lr"] = "0.1", 'lr must be a number, got "0.1"'],
+    [(g) => delete g["lr"], "lr must be a number, got undefined"],
+    [(g) => g.betas[1] = 1, "betas[1] must be >= 0 and < 1, got 1"],
+    [(g) => g.betas.push(0.5), "betas must be two numbers"],
+    [(g) => g.betas.length = 1, "betas must be two numbers"],
+    [(g) => g["betas"] = [0.9], "betas must be two numbers"],
+    [(g) => g["amsgrad"] = 1, "amsgrad must be a boolean, got 1"],
+    [(g) => g["foreach"] = "yes", "foreach must be a boolean or null"],
+    [(g) => Object.assign(g, { foreach: true, fused: true }), "foreach and fused must not both be true"],
+    [(g) => g["learningRate"] = 1, 'AdamW has no option "learningRate"'],
+    [(g) => g["initialLr"] = null, "initialLr must be a number, got null"],
+    [(g) => g["name"] = 7, "name must be a string, got 7"],
+    [(g) => g.paramNames[0] = 7, "paramNames must be an array of strings"],
+    [(g) => Object.assign(g, { paramNames: "a" }), "paramNames must be an array of strings"],
+    [(g) => Object.defineProperty(g, "lr", { value: -1, enumerable: false }), "lr must be >= 0, got -1"],
+    [(g) => Object.defineProperty(g, "eps", { get: () => -1, enumerable: true }), "eps must be >= 0, got -1"],
+  ];
+  for (const [change, message] of changes) {
+    const a = parameter(2, "a"), b = parameter(2, "b"), extra = { initialLr: 1, name: "first" };
+    const params: [string, Parameter][] = [["a", a]];
+    const optimizer = new AdamW([{ params, ...extra }, { params: [["b", b]], ...extra }], { lr: 0.1 });
+    for (let i = 0; i < 20; i++) optimizer.step();
+    const before = [...a.data, ...b.data], group = optimizer.paramGroups[1] as unknown as Loose;
+    const kept = { ...group, betas: [...group.betas], paramNames: [...group.paramNames] };
+    change(group);
+    for (let i = 0; i < 2; i++) {
+      assertThrows(() => optimizer.step(), Error, message);
+      assertEquals([...a.data, ...b.data], before);
+    }
+    Object.defineProperty(group, "lr", { value: 0.1, writable: true, enumerable: true, configurable: true });
+    optimizer.paramGroups[1] = kept as unknown as typeof optimizer.paramGroups[1];
+    optimizer.step();
+    assert(b.data[0] !== before[2], message);
+  }
+});
+
+test("options that are no numbers are checked at each step, for what is inside may have changed", () => {
+  const checked: unknown[] = [];
+  class Odd extends Optimizer<{ range: number[]; limits: { most: number } }> {
+    constructor(params: Iterable<Parameter>) {
+      super(params, { range: [1, 2, 3], limits: { most: 4 } }, {
+        range: { default: [], check: (value) => void checked.push((value as number[]).join()) },
+        limits: { default: null, check: (value) => void checked.push((value as { most: number }).most) },
+      });
+    }
+    protected override update(): void {
+      this.checkAllOptions();
+    }
+  }
+  const optimizer = new Odd([parameter()]), group = optimizer.paramGroups[0]!;
+  optimizer.step();
+  checked.length = 0;
+  optimizer.step();
+  group.range[2] = 7;
+  group.limits.most = 8;
+  optimizer.step();
+  assertEquals(checked, ["1,2,3", 4, "1,2,7", 8]);
+});
+
 test("a subclass gives defaults and update(), and has groups, hooks and state dicts", () => {
   class SignSGD extends Optimizer<{ lr: number }> {
     constructor(params: Iterable<Parameter>, { lr = 0.5 } = {}) {

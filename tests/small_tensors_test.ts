@@ -1,9 +1,8 @@
-/** Many small tensors: calls that are made again, long tables that several threads check, gradients that are new each time, and garbage. */
+/** Many small tensors: calls that are made again, long tables that several threads check, and gradients that are new each time. */
 
 import { test } from "node:test";
-import v8 from "node:v8";
 import { assert, assertThrows } from "@std/assert";
-import { AdamW, Parameter, SGD } from "../mod.ts";
+import { AdamW, Parameter } from "../mod.ts";
 import {
   type Backend,
   type Job,
@@ -21,7 +20,6 @@ import { assertSameBits } from "./support/bits.ts";
 import { ROWS } from "./support/classes.ts";
 import { collector } from "./support/garbage.ts";
 import { hashNumbers } from "./support/golden.ts";
-import { IS_BUN } from "./support/runtime.ts";
 
 const LIMIT = { timeout: 120_000 };
 const ADAM = ROWS.find((row) => row.name === "AdamW")!.rule, SGD_RULE = ROWS.find((row) => row.name === "SGD")!.rule;
@@ -175,7 +173,6 @@ function smallOnes(tensors: number): Parameter[] {
   return params;
 }
 const adamW = (tensors: number): AdamW => new AdamW(smallOnes(tensors), { lr: 1e-3 });
-const sgd = (tensors: number): SGD => new SGD(smallOnes(tensors), { lr: 1e-3, momentum: 0.9 });
 
 test("new gradient arrays in each step are used, checked, and not kept", LIMIT, async () => {
   const tensors = 50, optimizer = adamW(tensors), twin = adamW(tensors);
@@ -211,33 +208,3 @@ test("new gradient arrays in each step are used, checked, and not kept", LIMIT, 
     params[3]!.grad = some(1, 20);
   }
 });
-
-/** Bytes of JavaScript memory that have been allocated so far. */
-async function allocated(): Promise<() => number> {
-  if (!IS_BUN) {
-    return () => (v8.getHeapStatistics() as unknown as Record<string, number>)["total_allocated_bytes"]!;
-  }
-  const { heapSize } = await import("bun:jsc" as string) as { heapSize(): number };
-  return heapSize; // grows with what is allocated, until the next collection
-}
-
-/** Bytes that are next to nothing: a number or two that the engine puts into an object to hand them on. */
-const LITTLE = 256;
-
-for (const [name, make] of [["AdamW", adamW], ["SGD", sgd]] as const) {
-  test(`100,000 steps of ${name} make next to no garbage, however many the tensors`, LIMIT, async () => {
-    const read = await allocated(), windows = 10, tensors = 50;
-    if (read() === undefined) {
-      console.log("skipped: this runtime does not tell what it allocates");
-      return;
-    }
-    const optimizer = make(tensors), bytes: number[] = [];
-    for (let window = 0; window < windows; window++) { // compiling, which takes some of them, needs memory too
-      const before = read();
-      for (let i = 0; i < 10_000; i++) optimizer.step();
-      bytes.push((read() - before) / 10_000);
-    }
-    const middle = bytes.toSorted((a, b) => a - b)[windows >> 1]!; // a collection makes some of them negative in Bun
-    assert(middle < LITTLE, `${bytes.map(Math.round)} bytes a step`);
-  });
-}

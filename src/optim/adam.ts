@@ -6,7 +6,7 @@
 
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
-import { powInt } from "./math.ts";
+import { powersOf } from "./math.ts";
 import { betas, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
@@ -87,8 +87,8 @@ export const ADAM_UPDATE: Update<Group> = {
   flags: (group) => (group.weightDecay !== 0 && !group.decoupledWeightDecay ? L2 : 0) | (group.amsgrad ? AMSGRAD : 0),
   start: () => ({ step: 0 }),
   hypers(group, state, out, at) {
-    const { lr, weightDecay, eps } = group, [beta1, beta2] = group.betas, t = state["step"]! + 1;
-    const root = Math.sqrt(1 - powInt(beta2, t));
+    const { lr, weightDecay, eps } = group, { 0: beta1, 1: beta2 } = group.betas, t = state["step"]! + 1;
+    const powers = powersOf(group.betas, t), root = Math.sqrt(1 - powers[1]!);
     out[at] = group.maximize ? -1 : 1;
     out[at + 1] = weightDecay;
     out[at + 2] = group.decoupledWeightDecay ? 1 - lr * weightDecay : 1;
@@ -96,7 +96,7 @@ export const ADAM_UPDATE: Update<Group> = {
     out[at + 4] = beta1;
     out[at + 5] = beta2;
     out[at + 6] = 1 - beta2;
-    out[at + 7] = lr * root / (1 - powInt(beta1, t));
+    out[at + 7] = lr * root / (1 - powers[0]!);
     out[at + 8] = eps * root;
   },
   next: countStep,

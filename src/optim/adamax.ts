@@ -6,7 +6,7 @@
 
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
-import { powInt } from "./math.ts";
+import { powersOf } from "./math.ts";
 import { betas, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
@@ -80,14 +80,14 @@ const UPDATE: Update<Group> = {
   flags: (group) => group.weightDecay === 0 ? 0 : L2,
   start: () => ({ step: 0 }),
   hypers(group, state, out, at) {
-    const [beta1, beta2] = group.betas;
+    const { 0: beta1, 1: beta2 } = group.betas;
     out[at] = group.maximize ? -1 : 1;
     out[at + 1] = group.weightDecay;
     out[at + 2] = 1 - beta1;
     out[at + 3] = beta1;
     out[at + 4] = beta2;
     out[at + 5] = group.eps;
-    out[at + 6] = group.lr / (1 - powInt(beta1, state["step"]! + 1));
+    out[at + 6] = group.lr / (1 - powersOf(group.betas, state["step"]! + 1)[0]!);
   },
   next: countStep,
 };

@@ -6,7 +6,7 @@
 
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
-import { pow } from "./math.ts";
+import { powOf } from "./math.ts";
 import { anyNumber, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
@@ -59,7 +59,7 @@ export const ASGD_RULE: Rule = {
   },
 };
 
-const TENSORS = ["ax"];
+const TENSORS = ["ax"], power = new Float64Array(2);
 
 const UPDATE: Update<Group> = {
   name: "ASGD",
@@ -79,7 +79,10 @@ const UPDATE: Update<Group> = {
   },
   next(group, state, out) {
     const { lr, lambd, alpha, t0 } = group, t = out["step"] = state["step"]! + 1;
-    out["eta"] = lr / pow(1 + lambd * lr * t, alpha);
+    power[0] = 1 + lambd * lr * t;
+    power[1] = alpha;
+    powOf(power);
+    out["eta"] = lr / power[0]!;
     out["mu"] = 1 / Math.max(1, t - t0);
   },
 };

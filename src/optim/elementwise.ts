@@ -30,7 +30,7 @@ import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput } from "./param_group.ts";
 import { fillTensor, GroupPlan, type Update } from "./plan.ts";
 import { isSparseEntry, readSparse } from "./sparse_state.ts";
-import { type GradOptions, type StepResult, stepResult } from "./step_options.ts";
+import { type GradOptions, Outcome, type StepResult } from "./step_options.ts";
 import { type ParameterState, readTensor } from "./state_dict.ts";
 
 /** Options that every elementwise optimizer has. */
@@ -98,6 +98,8 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   #moves = -1;
   #jobs: Job[] = [];
   readonly #numbers = new Float64Array(new ArrayBuffer(STEP_WORDS * 8));
+  readonly #unscale: [number] = [1];
+  readonly #outcome = new Outcome();
 
   /** For subclasses. */
   protected constructor(
@@ -136,7 +138,8 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   protected override updateClipped({ unscale, maxNorm }: GradOptions): StepResult {
     this.#plans?.[0]?.backend.wake();
     this.checkAllOptions();
-    const plans = this.#prepare([unscale]), numbers = this.#numbers.fill(0);
+    this.#unscale[0] = unscale;
+    const plans = this.#prepare(this.#unscale), numbers = this.#numbers.fill(0);
     numbers[STEP_UNSCALE] = unscale;
     numbers[STEP_MAX_NORM] = maxNorm;
     let ready = plans;
@@ -145,7 +148,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     } catch (error) {
       this.#failed(error);
     }
-    const result = stepResult(numbers);
+    const result = this.#outcome.read(numbers);
     if (result.skipped) {
       this.#rollback();
       return result;
@@ -321,12 +324,30 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     plans: GroupPlan<ParamGroup<Options>>[],
     numbers: Float64Array,
   ): GroupPlan<ParamGroup<Options>>[] {
-    const threads = this.#threads(plans), sparse = plans.some((plan) => plan.sparseJobs.length > 0);
-    const parts = plans.every(isFused) ? [{ backend: bestBackend(), jobs: this.#fused(plans) }] : plans;
-    if (parts.length === 1 && !sparse && this.#devices === null) {
-      parts[0]!.backend.step(parts[0]!.jobs, MEASURE | UPDATE, numbers, threads);
+    const threads = this.#threads(plans);
+    let sparse = false, allFused = true;
+    for (const plan of plans) {
+      sparse ||= plan.sparseJobs.length > 0;
+      allFused &&= isFused(plan);
+    }
+    if (!sparse && this.#devices === null && (allFused || plans.length === 1)) {
+      const backend = allFused ? bestBackend() : plans[0]!.backend,
+        jobs = allFused ? this.#fused(plans) : plans[0]!.jobs;
+      backend.step(jobs, MEASURE | UPDATE, numbers, threads);
       return plans;
     }
+    return this.#runParts(plans, allFused, sparse, numbers, threads);
+  }
+
+  /** The same, where one call cannot do it. */
+  #runParts(
+    plans: GroupPlan<ParamGroup<Options>>[],
+    allFused: boolean,
+    sparse: boolean,
+    numbers: Float64Array,
+    threads: number,
+  ): GroupPlan<ParamGroup<Options>>[] {
+    const parts = allFused ? [{ backend: bestBackend(), jobs: this.#fused(plans) }] : plans;
     let more = 0;
     if (this.#devices !== null) this.#devices.measure(numbers, plans.map(({ backend }) => backend), threads);
     else for (const { backend, jobs } of parts) backend.step(jobs, MEASURE, numbers, threads);

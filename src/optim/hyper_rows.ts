@@ -28,6 +28,8 @@ export class HyperRows<Group> {
   /** The numbers that rows start from, and the numbers after the step. */
   readonly #starts: Readonly<Record<string, unknown>>[] = [];
   readonly #nexts: Record<string, number>[] = [];
+  /** Takes the place of one of them from which the next step starts. */
+  #spare: Record<string, number> = {};
   /** How many there are. */
   count = 0;
   /** The rows, behind each other. */
@@ -45,16 +47,26 @@ export class HyperRows<Group> {
     this.count = 0;
   }
 
-  /** The row for the numbers of a parameter's state: one that is there, or a new one. */
+  /**
+   * The row for the numbers of a parameter's state: one that is there, or a new one. What {@linkcode next} has given may be that
+   * state, too.
+   */
   of(group: Group, state: Readonly<Record<string, unknown>>, index: number): number {
     const { scalars: keys, rule: { hypers: { length: width } } } = this.#update, rows = this.count;
     for (let r = 0; r < rows && r < SEARCHED; r++) {
       if (sameNumbers(this.#starts[r]!, state, keys)) return r;
     }
-    for (const key of keys) {
-      const value = state[key];
-      if (typeof value !== "number" || value !== value) {
-        throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
+    let next = this.#nexts[rows] ??= {};
+    if (next === state) {
+      this.#nexts[rows] = this.#spare;
+      this.#spare = next;
+      next = this.#nexts[rows]!;
+    } else if (this.#spare !== state) {
+      for (const key of keys) {
+        const value = state[key];
+        if (typeof value !== "number" || value !== value) {
+          throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
+        }
       }
     }
     if ((rows + 1) * width > this.hypers.length) {
@@ -63,13 +75,13 @@ export class HyperRows<Group> {
       this.hypers = grown;
     }
     this.#starts[rows] = state;
-    this.#update.next(group, state as Scalars, this.#nexts[rows] ??= {});
+    this.#update.next(group, state as Scalars, next);
     this.#update.hypers(group, state as Scalars, this.hypers, rows * width);
     return this.count++;
   }
 
-  /** The numbers after a step that starts from a row's. */
-  next(row: number): Scalars {
+  /** The numbers after a step that starts from a row's. They stay as they are until two more steps have begun. */
+  next(row: number): Record<string, number> {
     return this.#nexts[row]!;
   }
 }

@@ -6,7 +6,7 @@
 
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
-import { pow, powInt } from "./math.ts";
+import { powersOf, powOf } from "./math.ts";
 import { betas, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
@@ -80,9 +80,29 @@ export const NADAM_RULE: Rule = {
 
 const TENSORS = ["expAvg", "expAvgSq"];
 
-/** The momentum of step t. */
-function momentumAt(group: Group, t: number): number {
-  return group.betas[0] * (1 - 0.5 * pow(0.96, t * group.momentumDecay));
+const power = new Float64Array(2);
+/** The momentum of a step and of the one after it, as they were last asked for; then beta1, the decay and the step that they belong to. */
+const momenta = new Float64Array(5).fill(NaN);
+
+/** The momentum of step t and of the one after it, in an array that the next call overwrites. A step asks twice, and the next one goes on. */
+function momentaOf(group: Group, t: number): Float64Array {
+  const { momentumDecay } = group, beta1 = group.betas[0];
+  const known = momenta[2] === beta1 && momenta[3] === momentumDecay ? momenta[4]! : NaN;
+  if (known === t) return momenta;
+  if (known === t - 1) momenta[0] = momenta[1]!;
+  else writeMomentum(beta1, momentumDecay, t, 0);
+  writeMomentum(beta1, momentumDecay, t + 1, 1);
+  momenta[2] = beta1;
+  momenta[3] = momentumDecay;
+  momenta[4] = t;
+  return momenta;
+}
+
+function writeMomentum(beta1: number, decay: number, t: number, at: number): void {
+  power[0] = 0.96;
+  power[1] = t * decay;
+  powOf(power);
+  momenta[at] = beta1 * (1 - 0.5 * power[0]!);
 }
 
 const UPDATE: Update<Group> = {
@@ -94,9 +114,9 @@ const UPDATE: Update<Group> = {
   flags: (group) => group.weightDecay !== 0 && !group.decoupledWeightDecay ? L2 : 0,
   start: () => ({ step: 0, muProduct: 1 }),
   hypers(group, state, out, at) {
-    const { lr, weightDecay } = group, [beta1, beta2] = group.betas, t = state["step"]! + 1;
-    const mu = momentumAt(group, t), next = momentumAt(group, t + 1), product = state["muProduct"]! * mu;
-    const root = Math.sqrt(1 - powInt(beta2, t));
+    const { lr, weightDecay } = group, { 0: beta1, 1: beta2 } = group.betas, t = state["step"]! + 1;
+    const found = momentaOf(group, t), mu = found[0]!, next = found[1]!, product = state["muProduct"]! * mu;
+    const root = Math.sqrt(1 - powersOf(group.betas, t)[1]!);
     out[at] = group.maximize ? -1 : 1;
     out[at + 1] = weightDecay;
     out[at + 2] = group.decoupledWeightDecay ? 1 - lr * weightDecay : 1;
@@ -110,7 +130,7 @@ const UPDATE: Update<Group> = {
   },
   next(group, state, out) {
     const t = out["step"] = state["step"]! + 1;
-    out["muProduct"] = state["muProduct"]! * momentumAt(group, t);
+    out["muProduct"] = state["muProduct"]! * momentaOf(group, t)[0]!;
   },
 };
 

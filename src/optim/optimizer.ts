@@ -11,7 +11,15 @@ import { type Measurement, profiling, startStep, tellStep } from "../profile.ts"
 import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
 import { refusePromise } from "./checks.ts";
 import { type HookHandle, type HookOptions, Hooks } from "./hooks.ts";
-import { checkGroupKey, isGroupKey, type OptionSpec, readOptions, type Schema } from "./options.ts";
+import {
+  checkGroupKey,
+  isGroupKey,
+  KnownOptions,
+  optionsObject,
+  type OptionSpec,
+  readOptions,
+  type Schema,
+} from "./options.ts";
 import {
   checkGroups,
   type ParamGroup,
@@ -21,7 +29,7 @@ import {
   readParams,
 } from "./param_group.ts";
 import { type LoadOptions, matchByName, readLoadOptions } from "./match_names.ts";
-import { type GradOptions, readStepOptions, type StepOptions, type StepResult } from "./step_options.ts";
+import { type GradOptions, KnownGradOptions, LastStep, type StepOptions, type StepResult } from "./step_options.ts";
 import {
   makeStateDict,
   type ParameterState,
@@ -157,6 +165,8 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   readonly #state = new StateMap();
   readonly #schema: Readonly<Record<string, OptionSpec<unknown>>>;
   readonly #keys: readonly string[];
+  /** What each group's options were at the last step. */
+  readonly #known: KnownOptions[] = [];
   readonly #pre = new Hooks<StepPreHook>();
   readonly #post = new Hooks<StepPostHook>();
   readonly #stateDictPre = new Hooks<StateDictPreHook>();
@@ -167,10 +177,12 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   #stepCount = 0;
   /** Raised when a step begins and when it ends, so that a save notices; odd: within a step, before its hooks. */
   #changes = 0;
-  /** What the step that is being made has to do to gradients; null: nothing. */
-  #gradOptions: GradOptions | null = null;
+  /** What a step has to do to gradients. */
+  readonly #gradOptions = new KnownGradOptions();
+  /** Whether the step that is being made has to. */
+  #clips = false;
   #result: StepResult | null = null;
-  #lastStep: StepResult | null = null;
+  readonly #lastStep = new LastStep();
 
   static {
     stateOf = (optimizer) => (optimizer as Optimizer).#state;
@@ -211,7 +223,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
 
   /** What became of the last step, if it had `maxGradNorm` or `gradScale`; else null. */
   get lastStep(): StepResult | null {
-    return this.#lastStep;
+    return this.#lastStep.result;
   }
 
   /**
@@ -244,7 +256,7 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       const defaults = Object.entries(this.defaults).map((
         [key, value],
       ) => [key, Array.isArray(value) ? [...value] : value]);
-      group = { ...Object.fromEntries(defaults), ...options, params } as ParamGroup<Options>;
+      group = optionsObject({ ...Object.fromEntries(defaults), ...options, params }) as ParamGroup<Options>;
       if (names) group.paramNames = names;
       this.#checkOptions(group);
     });
@@ -270,9 +282,16 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
 
   /** Throws unless every group's options are as they must be. */
   protected checkAllOptions(): void {
-    for (let g = 0; g < this.paramGroups.length; g++) {
+    const groups = this.paramGroups;
+    for (let g = 0; g < groups.length; g++) {
+      const group = groups[g]!, known = this.#known[g] ??= new KnownOptions(this.#schema);
       try {
-        this.#checkOptions(this.paramGroups[g]!);
+        if (known.check(group)) {
+          this.validate(group as unknown as Readonly<Required<Options>>);
+        } else {
+          this.#checkOptions(group);
+          known.note(group);
+        }
       } catch (error) {
         inGroup(g, () => {
           throw error;
@@ -297,13 +316,15 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   /**
    * `update()` with gradients that are unscaled and clipped on their way, and are not changed. Where they are not finite
    * nothing may change. Classes without it have no such options of `step()`.
+   *
+   * @returns what became of it; the next step may write the same object again
    */
   protected updateClipped?(options: GradOptions): StepResult;
 
   /** One update of a step, as its options want it. */
   #update(): void {
     this.#result = null;
-    if (this.#gradOptions === null) this.update();
+    if (!this.#clips) this.update();
     else this.#result = this.updateClipped!(this.#gradOptions);
   }
 
@@ -467,8 +488,8 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
       throw new TypeError(`closure must be a function, got ${show(given)}`);
     }
     this.#result = null;
-    this.#gradOptions = readStepOptions(more);
-    if (this.#gradOptions !== null && this.updateClipped === undefined) {
+    this.#clips = this.#gradOptions.read(more);
+    if (this.#clips && this.updateClipped === undefined) {
       const key = Object.entries(more!).find(([, value]) => value !== undefined)![0];
       throw new TypeError(`step() of ${this.constructor.name} has no option ${show(key)}`);
     }
@@ -491,8 +512,8 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
 
   #after(args: StepArgs | null, closure: AnyClosure, options: StepOptions | undefined): void {
     this.#change();
-    this.#lastStep = this.#result;
-    if (this.#lastStep?.skipped) return;
+    this.#lastStep.note(this.#result);
+    if (this.#lastStep.skipped) return;
     this.#stepCount++;
     if (!this.#post.empty || !globalPost.empty) this.#runPostHooks(args ?? argsOf(closure, options));
   }

@@ -138,18 +138,108 @@ export function isGroupKey(key: string, schema: object): boolean {
   return /^initial[A-Z]/.test(key) && Object.hasOwn(schema, key[7]!.toLowerCase() + key.slice(8));
 }
 
+const isString = (value: unknown) => typeof value === "string";
+
 /** Throws unless a key that {@linkcode isGroupKey} allows has a fitting value. */
 export function checkGroupKey(key: string, value: unknown): void {
   if (key === "params" || key === "meta") return;
   if (key === "name") {
     if (typeof value !== "string") throw new TypeError(`name must be a string, got ${show(value)}`);
   } else if (key === "paramNames") {
-    if (!Array.isArray(value) || value.some((n) => typeof n !== "string")) {
+    if (!Array.isArray(value) || !value.every(isString)) {
       throw new TypeError(`paramNames must be an array of strings, got ${show(value)}`);
     }
   } else if (typeof value !== "number" && !(Array.isArray(value) && value.every((x) => typeof x === "number"))) {
     throw new TypeError(`${key} must be a number, got ${show(value)}`);
   }
+}
+
+/** Whether an array has two elements, and these. */
+function isPair(value: object, first: number, second: number): boolean {
+  return Array.isArray(value) && value.length === 2 && value[0] === first && value[1] === second;
+}
+
+/**
+ * A group's options as they were when they were checked last. Most steps find the same values, which need no second look, and
+ * some find another number.
+ */
+export class KnownOptions {
+  readonly #schema: Readonly<Record<string, OptionSpec<unknown>>>;
+  readonly #keys: string[] = [];
+  readonly #values: unknown[] = [];
+  /** The numbers of values that are pairs of numbers, by twos; NaN where a value is none. */
+  #pairs: Float64Array = new Float64Array(0);
+
+  /** @param schema the options there are */
+  constructor(schema: Readonly<Record<string, OptionSpec<unknown>>>) {
+    this.#schema = schema;
+  }
+
+  /** Notes options that have been checked. */
+  note(options: object): void {
+    this.#keys.length = this.#values.length = 0;
+    this.#pairs = new Float64Array(2 * Object.keys(options).length);
+    for (const key in options) {
+      if (!Object.hasOwn(options, key)) return this.#forget();
+      this.#keys.push(key);
+      this.#noteValue(this.#keys.length - 1, options[key as keyof typeof options]);
+    }
+    for (const key in this.#schema) if (!this.#keys.includes(key)) return this.#forget();
+  }
+
+  /** What has been noted does not say enough: everything is checked again. */
+  #forget(): void {
+    this.#keys.length = 0;
+  }
+
+  #noteValue(index: number, value: unknown): void {
+    this.#values[index] = value;
+    for (let k = 0; k < 2; k++) {
+      this.#pairs[2 * index + k] = Array.isArray(value) && typeof value[k] === "number" ? value[k] as number : NaN;
+    }
+  }
+
+  /**
+   * Checks values that are others than those that have been noted, or may have changed inside.
+   *
+   * @returns false if there are other options than those that have been noted: all have to be checked
+   */
+  check(options: object): boolean {
+    const keys = this.#keys, values = this.#values, pairs = this.#pairs;
+    let i = 0;
+    for (const key in options) {
+      if (key !== keys[i]) return false;
+      const value: unknown = options[key as keyof typeof options];
+      let same = value === values[i];
+      if (same && typeof value === "object" && value !== null) {
+        if (key === "paramNames") checkGroupKey(key, value);
+        else if (key !== "params" && key !== "meta") same = isPair(value, pairs[2 * i]!, pairs[2 * i + 1]!);
+      }
+      if (!same) this.#checkOne(key, value, i);
+      i++;
+    }
+    return i > 0 && i === keys.length;
+  }
+
+  #checkOne(key: string, value: unknown, index: number): void {
+    if (Object.hasOwn(this.#schema, key)) this.#schema[key]!.check(value, key);
+    else checkGroupKey(key, value);
+    this.#noteValue(index, value);
+  }
+}
+
+/** Makes plain objects, whose shapes V8 does not mix with those of objects that others have made. */
+const OptionsObject = function () {} as unknown as new () => Record<string, unknown>;
+(OptionsObject as unknown as { prototype: object }).prototype = Object.prototype;
+
+/**
+ * Makes a plain object of options. V8 keeps a number that may change inside the object, and makes a copy for each function that gets
+ * it: garbage. A property that has been null once keeps the number itself.
+ */
+export function optionsObject(options: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const object = new OptionsObject();
+  for (const key of Object.keys(options)) object[key] = null;
+  return Object.assign(object, options);
 }
 
 /**

@@ -6,7 +6,7 @@
 
 import type { Rule } from "../../ffi/backend.ts";
 import { ElementwiseOptimizer, type ElementwiseOptions } from "./elementwise.ts";
-import { powInt } from "./math.ts";
+import { powersOf } from "./math.ts";
 import { betas, boolean, ELEMENTWISE_SCHEMA, nonNegative, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
@@ -97,12 +97,12 @@ const UPDATE: Update<Group> = {
   flags: (group) => group.weightDecay !== 0 && !group.decoupledWeightDecay ? L2 : 0,
   start: () => ({ step: 0 }),
   hypers(group, state, out, at) {
-    const { lr, weightDecay } = group, [beta1, beta2] = group.betas, t = state["step"]! + 1;
-    const power = powInt(beta2, t), correction = 1 - power;
+    const { lr, weightDecay } = group, { 0: beta1, 1: beta2 } = group.betas, t = state["step"]! + 1;
+    const powers = powersOf(group.betas, t), power = powers[1]!, correction = 1 - power;
     const most = 2 / (1 - beta2) - 1, length = most - 2 * t * power / correction; // rho, at infinity and now
     const adaptive = length > 5;
     const rectifier = Math.sqrt((length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length));
-    const step = lr / (1 - powInt(beta1, t));
+    const step = lr / (1 - powers[0]!);
     out[at] = group.maximize ? -1 : 1;
     out[at + 1] = weightDecay;
     out[at + 2] = group.decoupledWeightDecay ? 1 - lr * weightDecay : 1;

@@ -123,7 +123,7 @@ export class Rprop extends ElementwiseOptimizer<RpropOptions> {
   /** Throws unless etas and stepSizes are in order. */
   protected override validate(options: Readonly<Required<RpropOptions>>): void {
     super.validate(options);
-    const { etas: [minus, plus], stepSizes: [least, most] } = options;
+    const { 0: minus, 1: plus } = options.etas, { 0: least, 1: most } = options.stepSizes;
     if (!(minus < 1 && plus > 1)) throw new RangeError(`etas must be < 1 and > 1, got [${minus}, ${plus}]`);
     if (!(least <= most)) throw new RangeError(`stepSizes must be in order, got [${least}, ${most}]`);
   }

@@ -6,7 +6,7 @@
 
 import { ADAM_RULE } from "./adam.ts";
 import { ElementwiseOptimizer } from "./elementwise.ts";
-import { powInt } from "./math.ts";
+import { powersOf } from "./math.ts";
 import { betas, boolean, positive, type Schema } from "./options.ts";
 import type { ParamGroup, ParamsInput } from "./param_group.ts";
 import type { Update } from "./plan.ts";
@@ -46,7 +46,8 @@ export const SPARSE_ADAM_UPDATE: Update<Group> = {
   flags: () => 0,
   start: () => ({ step: 0 }),
   hypers(group, state, out, at) {
-    const { lr, eps, maximize } = group, [beta1, beta2] = group.betas, t = state["step"]! + 1;
+    const { lr, eps, maximize } = group, { 0: beta1, 1: beta2 } = group.betas, t = state["step"]! + 1;
+    const powers = powersOf(group.betas, t);
     out[at] = maximize ? -1 : 1;
     out[at + 1] = 0; // weightDecay
     out[at + 2] = 1; // decay
@@ -54,7 +55,7 @@ export const SPARSE_ADAM_UPDATE: Update<Group> = {
     out[at + 4] = beta1;
     out[at + 5] = beta2;
     out[at + 6] = 1 - beta2;
-    out[at + 7] = lr * Math.sqrt(1 - powInt(beta2, t)) / (1 - powInt(beta1, t));
+    out[at + 7] = lr * Math.sqrt(1 - powers[1]!) / (1 - powers[0]!);
     out[at + 8] = eps;
   },
   next: countStep,

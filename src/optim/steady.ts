@@ -74,9 +74,9 @@ export class SteadyState {
   readonly #blockBytes: readonly number[];
   readonly #first: ParameterState | null;
   /** The numbers that the step starts from. */
-  readonly #start: Record<string, number>;
+  #start: Record<string, number>;
   /** The numbers after the step; null outside of one, and where they have been written into the states. */
-  #next: Scalars | null = null;
+  #next: Record<string, number> | null = null;
   /** Whether the states' numbers are behind `#start`. */
   #behind = false;
   /** How many states have been raised. */
@@ -123,7 +123,7 @@ export class SteadyState {
    *
    * @param next the numbers after the step
    */
-  raise(params: readonly Parameter[], next: Scalars): boolean {
+  raise(params: readonly Parameter[], next: Record<string, number>): boolean {
     const { scalars } = this, first = this.#first;
     const start = this.#start;
     if (!this.state.seen) {
@@ -234,7 +234,7 @@ export class SteadyState {
     if (next === null) return;
     this.#next = null;
     if (this.#first === null) return;
-    for (const key of this.scalars) this.#start[key] = next[key]!;
+    this.#start = next;
     if (this.#behind) return;
     this.#behind = true;
     this.state.fallBehind(this);
@@ -247,6 +247,7 @@ export class SteadyState {
     for (const state of this.#states) {
       if (state !== null) { for (const key of this.scalars) state[key] = this.#start[key]!; }
     }
+    this.#start = { ...this.#start }; // no other's object: steps write into it now
   }
 
   /** Puts the numbers back that were raised. */

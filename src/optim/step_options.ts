@@ -51,30 +51,87 @@ export interface GradOptions {
   readonly maxNorm: number;
 }
 
-/** What the numbers of a backend's step say. */
-export function stepResult(numbers: Float64Array): StepResult {
-  const gradNorm = numbers[STEP_NORM]!;
-  return { skipped: !Number.isFinite(gradNorm), gradNorm, clipCoefficient: numbers[STEP_COEFFICIENT]! };
-}
-
 const KEYS = ["maxGradNorm", "gradScale"];
 
-/** Reads a step's options; null where there are none. Throws for anything else. */
-export function readStepOptions(options: StepOptions | null | undefined): GradOptions | null {
-  if (options === undefined || options === null) return null;
-  if (typeof options !== "object") throw new TypeError(`options of step() must be an object, got ${show(options)}`);
-  for (const key of Object.keys(options)) {
-    if (!KEYS.includes(key)) throw new TypeError(`step() has no option ${show(key)}; it has ${KEYS.join(", ")}`);
+/** What a step has to do to gradients: an optimizer has one of these, into which it reads each step's options. */
+export class KnownGradOptions implements GradOptions {
+  /** What gradients are multiplied by first. */
+  unscale: number = 1;
+  /** The norm that they are clipped to; Infinity: they are not. */
+  maxNorm: number = Infinity;
+
+  /** Reads a step's options; false where there are none. Throws for anything else. */
+  read(options: StepOptions | null | undefined): boolean {
+    if (options === undefined || options === null) return false;
+    if (typeof options !== "object") throw new TypeError(`options of step() must be an object, got ${show(options)}`);
+    for (const key in options) {
+      if (key === "maxGradNorm" || key === "gradScale" || !Object.hasOwn(options, key)) continue;
+      throw new TypeError(`step() has no option ${show(key)}; it has ${KEYS.join(", ")}`);
+    }
+    const { maxGradNorm: most, gradScale: scale } = options;
+    if (most === undefined && scale === undefined) return false;
+    if (most !== undefined && !(typeof most === "number" && most > 0)) refuse("maxGradNorm", most, "> 0");
+    if (scale !== undefined && !(typeof scale === "number" && scale > 0 && scale < Infinity && 1 / scale < Infinity)) {
+      refuse("gradScale", scale, "finite and > 0");
+    }
+    this.unscale = 1 / (scale ?? 1);
+    this.maxNorm = most ?? Infinity;
+    return true;
   }
-  const { maxGradNorm, gradScale } = options;
-  if (maxGradNorm === undefined && gradScale === undefined) return null;
-  checkPositive("maxGradNorm", maxGradNorm, "> 0", (x) => x > 0);
-  checkPositive("gradScale", gradScale, "finite and > 0", (x) => x > 0 && x < Infinity && 1 / x < Infinity);
-  return { unscale: 1 / (gradScale ?? 1), maxNorm: maxGradNorm ?? Infinity };
 }
 
-function checkPositive(name: string, value: unknown, range: string, holds: (x: number) => boolean): void {
-  if (value === undefined) return;
+function refuse(name: string, value: unknown, range: string): never {
   if (typeof value !== "number") throw new TypeError(`${name} must be a number, got ${show(value)}`);
-  if (!holds(value)) throw new RangeError(`${name} must be ${range}, got ${show(value)}`);
+  throw new RangeError(`${name} must be ${range}, got ${show(value)}`);
+}
+
+/** A result that each step writes again. */
+export class Outcome implements StepResult {
+  skipped: boolean = false;
+  gradNorm: number = 0;
+  clipCoefficient: number = 1;
+
+  /** What the numbers of a backend's step say. */
+  read(numbers: Float64Array): this {
+    this.gradNorm = numbers[STEP_NORM]!;
+    this.clipCoefficient = numbers[STEP_COEFFICIENT]!;
+    this.skipped = !Number.isFinite(this.gradNorm);
+    return this;
+  }
+
+  /** Becomes the same as another. */
+  copy({ skipped, gradNorm, clipCoefficient }: StepResult): void {
+    this.skipped = skipped;
+    this.gradNorm = gradNorm;
+    this.clipCoefficient = clipCoefficient;
+  }
+}
+
+/** What became of an optimizer's last step, if it had options. What others get is made when they ask for it. */
+export class LastStep {
+  #clipped = false;
+  readonly #outcome = new Outcome();
+  #shown: StepResult | null = null;
+
+  /**
+   * Notes a step that has been made.
+   *
+   * @param result what became of it, which is copied; null: it had no options
+   */
+  note(result: StepResult | null): void {
+    this.#clipped = result !== null;
+    this.#shown = null;
+    if (result !== null) this.#outcome.copy(result);
+  }
+
+  /** Whether it was skipped. */
+  get skipped(): boolean {
+    return this.#clipped && this.#outcome.skipped;
+  }
+
+  /** The result; null where there is none. */
+  get result(): StepResult | null {
+    if (this.#clipped && this.#shown === null) this.#shown = { ...this.#outcome };
+    return this.#shown;
+  }
 }

@@ -32,7 +32,7 @@ import { readDefaults, type Schema } from "./options.ts";
 import { checkGroups, type ParamGroup, type ParamsInput, placeOf } from "./param_group.ts";
 import { scaleArrays } from "./scaling.ts";
 import { refuseSparse } from "./sparse_plan.ts";
-import { type GradOptions, type StepResult, stepResult } from "./step_options.ts";
+import { type GradOptions, Outcome, type StepResult } from "./step_options.ts";
 import { type ParameterState, readTensor, releaseState } from "./state_dict.ts";
 
 /** What a class tells of its update: how a group's options and a parameter's state become a rule's inputs. */
@@ -177,7 +177,7 @@ export abstract class TensorwiseOptimizer<Options extends object> extends Optimi
     for (const entry of entries) numbers[STEP_SUMS + DTYPES.indexOf(entry.param.dtype)]! += squares.get(entry)!;
     numbers[STEP_MAX_NORM] = maxNorm;
     judge(numbers);
-    const result = stepResult(numbers);
+    const result = new Outcome().read(numbers);
     if (result.skipped) return result;
     for (const { tensors } of away) tensors.ready([unscale, result.clipCoefficient]);
     this.#launch(away);
