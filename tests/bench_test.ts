@@ -9,7 +9,7 @@ import { cell, COLUMNS, type Found, markdown, notes, type Row } from "../bench/p
 import { backend } from "../mod.ts";
 import { findZig } from "../ffi/build.ts";
 import { FOUND, withPeers } from "../tools/bench_table.ts";
-import { OWN, ROOT, run } from "./support/runtime.ts";
+import { IS_BUN, OWN, ROOT, run } from "./support/runtime.ts";
 
 const LIMIT = { timeout: 300_000 };
 
@@ -91,14 +91,38 @@ for (
   });
 }
 
-test("bench/peers.ts times a step in every implementation and in the peers that are asked for", LIMIT, async () => {
+/** Whether the library with the traffic loops cannot be built; says so. */
+function withoutZig(): boolean {
   try {
     findZig();
+    return false;
   } catch (error) {
-    return console.log(
+    console.log(
       `skipped: the library with the traffic loops cannot be built: ${(error as Error).message.split("\n")[0]}`,
     );
+    return true;
   }
+}
+
+test(
+  "bench/heap.ts has a row for each rule: what a step makes, in each way to call it, and what stays",
+  LIMIT,
+  async () => {
+    if (withoutZig()) return;
+    const options = ["--rules=SGD,Adagrad", "--sets=1x1000"];
+    const { code, stdout, stderr } = await run(OWN.command, [...OWN.args, join("bench", "heap.ts"), ...options]);
+    assertEquals(code, 0, stderr);
+    const rows = stdout.trim().split("\n").map((line) => line.split("|").map((cell) => cell.trim()).slice(1, -1));
+    const [head, , ...found] = rows as [string[], string[], ...string[][]];
+    const unit = IS_BUN ? "objects a step" : "bytes a step";
+    assertEquals(head, ["rule", "shapes", "steps", unit, "closure", "clipped", "lr set", "kept"]);
+    assertEquals(found.map((row) => row.slice(0, 3)), [["SGD", "1x1000", "100000"], ["Adagrad", "1x1000", "100000"]]);
+    for (const row of found) assert(row.slice(3).every((cell) => Math.abs(Number(cell)) < 64), row.join());
+  },
+);
+
+test("bench/peers.ts times a step in every implementation and in the peers that are asked for", LIMIT, async () => {
+  if (withoutZig()) return;
   const folder = mkdtempSync(join(tmpdir(), "flatstep-peers-")), path = join(folder, "found.json");
   try {
     const options = ["--rules=SGD+momentum", "--sets=1x1000", "--rounds=1", "--peers=tfjs,jax-js", `--json=${path}`];
