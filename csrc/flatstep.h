@@ -50,7 +50,8 @@ enum fs_status {
   FS_ERR_OP = -8,       /* no such reduction */
   FS_ERR_SCRATCH = -9,  /* the scratch array is too short */
   FS_ERR_ROW = -10,     /* a row that is not there */
-  FS_ERR_SHAPE = -11    /* a shape that the rule does not take */
+  FS_ERR_SHAPE = -11,   /* a shape that the rule does not take */
+  FS_ERR_OVERLAP = -12  /* an array that shares memory with what is written */
 };
 
 /** One update rule in one dtype over a table of tensors. */
@@ -81,7 +82,7 @@ FS_API uint32_t fs_isa(void);
 /** Uses at most this instruction set from now on, never more than the processor and system have; returns fs_isa(). */
 FS_API uint32_t fs_set_isa(uint32_t isa);
 
-/** One more thread for each so many bytes of buffers (2.5 MiB unless set); for tests and for measuring. */
+/** One more thread for each so many bytes of buffers (unless set: 2.5 MiB, 128 KiB where the threads are awake); for tests and for measuring. */
 FS_API void fs_set_grain(uint32_t bytes);
 
 /** The number of a rule by its name (zero-terminated), or -1. */
@@ -95,6 +96,41 @@ FS_API int32_t fs_rule_describe(uint32_t rule, char *text, uint32_t capacity);
 
 /** words[index] = the address of `target`. Lets JavaScript make tables without handling addresses as numbers. */
 FS_API void fs_bind(uint64_t *words, uint32_t index, const void *target);
+
+/** Arrays that one fs_bind_arrays takes. */
+#define FS_BOUND 8u
+
+/** Where fs_bind_arrays writes addresses, and what the arrays must not overlap with. */
+typedef struct fs_binding {
+  uint32_t dtype;         /* enum fs_dtype */
+  uint32_t rows;          /* of the table */
+  uint32_t stride;        /* words of a row; its first one is n */
+  uint32_t word;          /* the word of a row that is written; not 0 */
+  uint32_t span_count;
+  uint32_t near;          /* the span that was found last, where the next search begins; written */
+  union {
+    uint64_t *table;
+    uint64_t table_word;
+  };
+  union {
+    const uint64_t *spans; /* from fs_make_spans */
+    uint64_t spans_word;
+  };
+} fs_binding;
+
+/**
+ * Binds `count` rows, at most FS_BOUND, from row `first` on to an array each; further arrays are not looked at. A row with n = 0 is
+ * skipped. FS_ERR_OVERLAP where an array shares memory with a span.
+ */
+FS_API int32_t fs_bind_arrays(fs_binding *binding, uint32_t first, uint32_t count, const void *a0, const void *a1,
+                              const void *a2, const void *a3, const void *a4, const void *a5, const void *a6,
+                              const void *a7);
+
+/**
+ * Makes spans for fs_bind_arrays of `count` pieces of memory, rows of { base | from | to } in bytes: pairs { from | to } of
+ * addresses in rising order, with gaps between, at the beginning of the same words. Returns how many there are.
+ */
+FS_API int32_t fs_make_spans(uint64_t *words, uint32_t count);
 
 /**
  * words[index + rows[r] * stride] = the address of row positions[r] of `base`, for r in [0, count): rows of `length` elements,

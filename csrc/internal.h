@@ -16,6 +16,9 @@ int strcmp(const char *a, const char *b);
 /** One rule in one dtype on one instruction set, over the elements [from, to) of one tensor. */
 typedef void (*fs_kernel)(uint32_t flags, const double *hyper, const uint64_t *pointers, size_t from, size_t to);
 
+/** A flag for every kernel: memory is fetched ahead of the arithmetic. */
+#define FS_AHEAD (1u << 31)
+
 /** One chunk of a reduction; of FS_SUM_SQ_SCALED, `y` is the factor, a double. */
 #define FS_SUM_SQ_SCALED FS_REDUCE_OPS
 typedef double (*fs_chunk)(uint32_t op, const void *x, const void *y, size_t n);
@@ -49,7 +52,19 @@ void fs_parallel(void (*task)(void *context, uint32_t part), void *context, uint
 /** fs_parallel, without its time being counted (profile.c). */
 void fs_on_threads(void (*task)(void *context, uint32_t part), void *context, uint32_t parts);
 
-/** How many threads so many bytes of buffers are worth: at least 1, at most `threads`. */
+/** All processors of the machine if this process may use them all, without a quota; else 0, and where that is not known (cpus.c). */
+uint32_t fs_own_processors(void);
+
+/** Processors' worth of time in a control group's limit ("150000 100000", or "150000" and "100000"): rounded up; 0: no limit. */
+uint32_t fs_quota(const char *limit, const char *period);
+
+/** The path of the group that a line of /proc/self/cgroup gives for a controller ("": the unified one), or null. */
+const char *fs_group(const char *text, const char *controller, size_t *length);
+
+/** How many of the pool's threads, from the first one on, wait for work without sleeping; 0 where they never do so for long. */
+uint32_t fs_awake(void);
+
+/** How many threads so many bytes of buffers are worth: at least 1, at most `threads`. More if they are awake. */
 uint32_t fs_parts_for(uint64_t bytes, uint32_t threads);
 
 /** The floating-point environment rules are defined in: round to nearest, denormals kept. */

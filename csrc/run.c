@@ -10,6 +10,8 @@
  * takes as long as moving some megabytes.
  */
 static atomic_uint grain = 5u << 19;
+/* The same where they are awake: below 160 KiB in all a second one does not pay. */
+static atomic_uint awake_grain = 1u << 17;
 /* Splits fall on multiples of this many elements, so that no two threads write to one cache line. */
 #define FS_SPLIT 64u
 
@@ -25,9 +27,16 @@ typedef struct run {
   cursor part[FS_MAX_THREADS + 1];
 } run;
 
+/* Tables of so many rows are checked on several threads, if the last run needed those too: they are awake then. */
+#define FS_MANY_ROWS 4096u
+/* And in so many blocks, whose elements are noted, so that nobody has to walk all rows again to find where a part begins. */
+#define FS_BLOCKS 128u
+
 /* What there is to do. */
 typedef struct totals {
   uint64_t elements, bytes, chunks, grad_bytes;
+  uint32_t noted;               /* the job whose blocks are noted: the first long one; or none, UINT32_MAX */
+  uint64_t in_block[FS_BLOCKS]; /* elements of its rows [fs_first_of(rows, b, FS_BLOCKS), fs_first_of(rows, b + 1, FS_BLOCKS)) */
 } totals;
 
 static uint32_t row_words(const fs_job *job) { return 2 + fs_rules[job->rule].buffers; }
@@ -66,24 +75,34 @@ static found check_rows(const fs_job *job, uint32_t from, uint32_t to) {
   return f;
 }
 
-/* Tables of so many rows are checked on several threads, if the last run needed those too: they are awake then. */
-#define FS_MANY_ROWS 4096u
 static atomic_uint parts_before = 1;
 
 typedef struct checking {
   const fs_job *job;
-  uint32_t parts;
+  uint32_t blocks, parts;
   found part[FS_MAX_THREADS];
+  uint64_t in_block[FS_BLOCKS];
 } checking;
 
 static void check_part(void *context, uint32_t part) {
   checking *c = context;
-  const uint32_t rows = c->job->rows, from = (uint32_t)fs_first_of(rows, part, c->parts);
-  c->part[part] = check_rows(c->job, from, (uint32_t)fs_first_of(rows, part + 1, c->parts));
+  const uint32_t rows = c->job->rows, end = (uint32_t)fs_first_of(c->blocks, part + 1, c->parts);
+  const uint64_t most = (uint64_t)PTRDIFF_MAX / fs_element_size[c->job->dtype];
+  found sum = {0, 0, FS_OK};
+  for (uint32_t b = (uint32_t)fs_first_of(c->blocks, part, c->parts); b < end && sum.status == FS_OK; b++) {
+    const uint32_t from = (uint32_t)fs_first_of(rows, b, c->blocks), to = (uint32_t)fs_first_of(rows, b + 1, c->blocks);
+    const found f = check_rows(c->job, from, to);
+    c->in_block[b] = f.elements;
+    sum.status = f.status == FS_OK && f.elements > most - sum.elements ? FS_ERR_LENGTH : f.status;
+    sum.elements += f.elements;
+    sum.chunks += f.chunks;
+  }
+  c->part[part] = sum;
 }
 
-/* Checks a job, and adds what there is in it to *all. */
-static int32_t check_job(const fs_job *job, totals *all, uint32_t threads) {
+/* Checks jobs[j], and adds what there is in it to *all. */
+static int32_t check_job(const fs_job *jobs, uint32_t j, totals *all, uint32_t threads) {
+  const fs_job *job = &jobs[j];
   if (job->rule >= fs_rule_count) return FS_ERR_RULE;
   if (job->dtype >= FS_DTYPES) return FS_ERR_DTYPE;
   if (job->rows == 0) return FS_OK;
@@ -92,7 +111,11 @@ static int32_t check_job(const fs_job *job, totals *all, uint32_t threads) {
   const uint32_t before = atomic_load_explicit(&parts_before, memory_order_relaxed);
   checking c;
   c.job = job;
-  c.parts = job->rows < FS_MANY_ROWS ? 1 : before < threads ? before : threads > 0 ? threads : 1;
+  c.blocks = c.parts = 1;
+  if (job->rows >= FS_MANY_ROWS) {
+    c.blocks = FS_BLOCKS;
+    c.parts = before < threads ? before : threads > 0 ? threads : 1;
+  }
   if (c.parts > 1) fs_on_threads(check_part, &c, c.parts);
   else check_part(&c, 0);
   const uint64_t size = fs_element_size[job->dtype], buffers = fs_rules[job->rule].buffers;
@@ -103,6 +126,10 @@ static int32_t check_job(const fs_job *job, totals *all, uint32_t threads) {
     sum += c.part[p].elements;
     all->chunks += c.part[p].chunks;
   }
+  if (c.blocks == FS_BLOCKS && all->noted == UINT32_MAX) {
+    all->noted = j;
+    memcpy(all->in_block, c.in_block, sizeof c.in_block);
+  }
   if (sum > UINT64_MAX / 2 - all->elements) return FS_ERR_LENGTH;
   all->elements += sum;
   if (sum > (UINT64_MAX / 2 - all->bytes) / (buffers * size)) return FS_ERR_LENGTH;
@@ -112,35 +139,43 @@ static int32_t check_job(const fs_job *job, totals *all, uint32_t threads) {
 }
 
 static int32_t check_jobs(const fs_job *jobs, uint32_t count, totals *all, uint32_t threads) {
-  memset(all, 0, sizeof *all);
+  all->elements = all->bytes = all->chunks = all->grad_bytes = 0;
+  all->noted = UINT32_MAX;
   if (count == 0) return FS_OK;
   if (jobs == NULL) return FS_ERR_NULL;
   if ((uintptr_t)jobs % 8 != 0) return FS_ERR_ALIGN;
   for (uint32_t j = 0; j < count; j++) {
-    const int32_t status = check_job(&jobs[j], all, threads);
+    const int32_t status = check_job(jobs, j, all, threads);
     if (status != FS_OK) return status;
   }
   return FS_OK;
 }
 
 /* Fills in where each part begins: `parts` runs of elements of as equal a length as FS_SPLIT allows. */
-static void split(run *r, uint32_t count, uint64_t elements, uint32_t parts) {
+static void split(run *r, uint32_t count, const totals *all, uint32_t parts) {
   uint32_t part = 1;
-  uint64_t before = 0, goal = elements / parts;
+  uint64_t before = 0, goal = all->elements / parts;
   memset(&r->part[0], 0, sizeof(cursor));
   for (uint32_t j = 0; j < count && part < parts; j++) {
     const fs_job *job = &r->jobs[j];
-    const uint32_t words = job->rows ? row_words(job) : 0;
-    const uint64_t *row = job->table;
-    for (uint32_t i = 0; i < job->rows && part < parts; i++, row += words) {
-      while (part < parts && goal < before + row[0]) {
-        const uint64_t at = (goal - before) / FS_SPLIT * FS_SPLIT;
-        r->part[part] = (cursor){j, i, at};
-        part++;
-        goal = (uint64_t)((double)elements * part / parts);
-        if (goal < before + at) goal = before + at;
+    const uint32_t words = job->rows ? row_words(job) : 0, blocks = j == all->noted ? FS_BLOCKS : 1;
+    for (uint32_t b = 0; b < blocks && part < parts; b++) {
+      if (blocks > 1 && goal >= before + all->in_block[b]) {
+        before += all->in_block[b];
+        continue;
       }
-      before += row[0];
+      const uint32_t to = (uint32_t)fs_first_of(job->rows, b + 1, blocks);
+      for (uint32_t i = (uint32_t)fs_first_of(job->rows, b, blocks); i < to && part < parts; i++) {
+        const uint64_t n = job->table[(size_t)i * words];
+        while (part < parts && goal < before + n) {
+          const uint64_t at = (goal - before) / FS_SPLIT * FS_SPLIT;
+          r->part[part] = (cursor){j, i, at};
+          part++;
+          goal = (uint64_t)((double)all->elements * part / parts);
+          if (goal < before + at) goal = before + at;
+        }
+        before += n;
+      }
     }
   }
   for (; part <= parts; part++) r->part[part] = (cursor){count, 0, 0};
@@ -154,51 +189,20 @@ static void prefetch(const uint64_t *row, uint32_t buffers, uint32_t size) {
   }
 }
 
-/* Long tensors go in blocks of this many bytes a buffer (one round of the widest vector loops, or two), fetched this many bytes ahead. */
-#define FS_BLOCK 512u
-#define FS_AHEAD 2048u
-/* Shorter tensors do better in one piece. */
+/* Of tensors longer than so many bytes memory is fetched ahead; shorter ones are over before that helps. */
 #define FS_LONG 65536u
 
-/* What is fetched: the buffers that a row's flags use, FS_AHEAD farther on. (The others may be null, and looking those up takes time.) */
-typedef struct prospect {
-  uint64_t from[FS_MAX_BUFFERS];
-  uint32_t count;
-} prospect;
-
-static void look_ahead(prospect *p, const fs_rule *rule, const uint64_t *row) {
-  p->count = 0;
-  for (uint32_t b = 0; b < rule->buffers; b++) {
-    if (rule->needs[b] == 0 || (rule->needs[b] & row_flags(row)) != 0) p->from[p->count++] = row[2 + b] + FS_AHEAD;
-  }
-}
-
-/* Fetches the block that is FS_AHEAD before the one at byte `at`: all buffers' first lines first, as the kernel reads them. */
-static void fetch_ahead(const prospect *p, uint64_t at) {
-  for (uint32_t k = 0; k < FS_BLOCK; k += 64) {
-    for (uint32_t b = 0; b < p->count; b++) __builtin_prefetch((const void *)(uintptr_t)(p->from[b] + at + k));
-  }
-}
-
 static void run_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to) {
-  const fs_rule *rule = &fs_rules[job->rule];
-  const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
-  const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
-  if (to - from > FS_LONG / size) {
-    prospect p;
-    look_ahead(&p, rule, row);
-    for (const uint64_t block = FS_BLOCK / size; to - from > block; from += block) {
-      fetch_ahead(&p, from * size);
-      kernel(flags, hypers, row + 2, (size_t)from, (size_t)(from + block));
-    }
-  }
-  kernel(flags, hypers, row + 2, (size_t)from, (size_t)to);
+  const double *hypers = job->hypers + (size_t)row_hyper(row) * fs_rules[job->rule].hypers;
+  const uint32_t ahead = to - from > FS_LONG / fs_element_size[job->dtype] ? FS_AHEAD : 0;
+  kernel(row_flags(row) | ahead, hypers, row + 2, (size_t)from, (size_t)to);
 }
 
 /* Bytes of a gradient that are multiplied at a time: they stay in the first-level cache. */
 #define FS_SCALED 4096u
-/* The same where memory is fetched ahead: each product's loop has to be worth starting. */
-#define FS_SCALED_AHEAD (2 * FS_BLOCK)
+/* The same where memory is fetched ahead, and how far: the kernel sees no gradients to fetch. */
+#define FS_SCALED_AHEAD 1024u
+#define FS_GRADIENT_FAR 2048u
 
 /* run_row, where gradients are multiplied: the kernel finds a block of products in the place of the gradient's. */
 static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *row, uint64_t from, uint64_t to,
@@ -207,19 +211,18 @@ static void run_scaled_row(fs_kernel kernel, const fs_job *job, const uint64_t *
   const fs_rule *rule = &fs_rules[job->rule];
   const fs_scaler scale = fs_scaler_of(job->dtype);
   const double *hypers = job->hypers + (size_t)row_hyper(row) * rule->hypers;
-  const uint32_t flags = row_flags(row), size = fs_element_size[job->dtype];
-  const int ahead = to - from > FS_LONG / size;
+  const uint32_t size = fs_element_size[job->dtype], ahead = to - from > FS_LONG / size ? FS_AHEAD : 0;
   const uint64_t block = (ahead ? FS_SCALED_AHEAD : FS_SCALED) / size;
   uint64_t pointers[FS_MAX_BUFFERS];
-  prospect p = {.count = 0};
-  if (ahead) look_ahead(&p, rule, row);
   for (uint64_t n; from < to; from += n) {
     n = to - from < block ? to - from : block;
-    for (uint32_t k = 0; ahead && k < FS_SCALED_AHEAD; k += FS_BLOCK) fetch_ahead(&p, from * size + k);
     for (uint32_t b = 0; b < rule->buffers; b++) pointers[b] = row[2 + b] == 0 ? 0 : row[2 + b] + from * size;
+    for (uint32_t k = 0; ahead && k < FS_SCALED_AHEAD; k += 64) {
+      __builtin_prefetch((const void *)(uintptr_t)(pointers[1] + FS_GRADIENT_FAR + k));
+    }
     scale(products, (const void *)(uintptr_t)pointers[1], (size_t)n, factors);
     pointers[1] = (uint64_t)(uintptr_t)products;
-    kernel(flags, hypers, pointers, 0, (size_t)n);
+    kernel(row_flags(row) | ahead, hypers, pointers, 0, (size_t)n);
   }
 }
 
@@ -257,12 +260,21 @@ static void run_part(void *context, uint32_t part) {
 }
 
 uint32_t fs_parts_for(uint64_t bytes, uint32_t threads) {
-  const uint64_t worth = bytes / atomic_load_explicit(&grain, memory_order_relaxed);
   const uint32_t most = threads > FS_MAX_THREADS ? FS_MAX_THREADS : threads;
-  return worth < 2 || most < 2 ? 1 : worth < most ? (uint32_t)worth : most;
+  uint64_t worth = bytes / atomic_load_explicit(&grain, memory_order_relaxed);
+  if (most < 2) return 1;
+  if (worth < most) {
+    const uint64_t little = bytes / atomic_load_explicit(&awake_grain, memory_order_relaxed), awake = 1 + fs_awake();
+    const uint64_t helped = little < awake ? little : awake;
+    if (worth < helped) worth = helped;
+  }
+  return worth < 2 ? 1 : worth < most ? (uint32_t)worth : most;
 }
 
-void fs_set_grain(uint32_t bytes) { atomic_store_explicit(&grain, bytes > 0 ? bytes : 1, memory_order_relaxed); }
+void fs_set_grain(uint32_t bytes) {
+  atomic_store_explicit(&grain, bytes > 0 ? bytes : 1, memory_order_relaxed);
+  atomic_store_explicit(&awake_grain, bytes > 0 ? bytes : 1, memory_order_relaxed);
+}
 
 static void run_all(const fs_job *jobs, uint32_t count, const totals *all, const double *factors, uint32_t threads) {
   if (all->elements == 0) return;
@@ -271,7 +283,7 @@ static void run_all(const fs_job *jobs, uint32_t count, const totals *all, const
   r.factors = factors;
   const uint32_t parts = fs_parts_for(all->bytes, threads);
   atomic_store_explicit(&parts_before, parts, memory_order_relaxed);
-  split(&r, count, all->elements, parts);
+  split(&r, count, all, parts);
   fs_parallel(run_part, &r, parts);
 }
 

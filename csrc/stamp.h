@@ -24,7 +24,12 @@
 
 /* The bodies: a header's FS_RULE(name) { … } becomes a function of one element's index. */
 #define FS_FIELD(name) real name;
-#define FS_BUFFER_PARAMETER(name, access, needs) __attribute__((unused)) elem *restrict const name,
+#ifdef FS_CUDA
+#define FS_RESTRICT restrict
+#else
+#define FS_RESTRICT /* clang would make alias checks after all */
+#endif
+#define FS_BUFFER_PARAMETER(name, access, needs) __attribute__((unused)) elem *FS_RESTRICT const name,
 #define FS_FLAG_PARAMETER(name, bit) __attribute__((unused)) const uint32_t name,
 #define FS_RULE(name)                                                                      \
   struct FS_STAMPED(name##_hypers) {                                                       \
@@ -40,8 +45,9 @@
 #define FS_COUNT(...) +1
 #define FS_BUFFER_LOCAL(name, access, needs) name,
 #define FS_FLAG_ARGUMENT(name, bit) (variant >> bit) & 1u,
-#define FS_BODY(name, index) \
-  FS_STAMPED(name##_body)(name##_BUFFERS(FS_BUFFER_LOCAL) name##_FLAGS(FS_FLAG_ARGUMENT) h, index)
+#define FS_BODY_OF(name, buffer, index) \
+  FS_STAMPED(name##_body)(name##_BUFFERS(buffer) name##_FLAGS(FS_FLAG_ARGUMENT) h, index)
+#define FS_BODY(name, index) FS_BODY_OF(name, FS_BUFFER_LOCAL, index)
 #define FS_CASE(name, number)                                                              \
   case number:                                                                             \
     if (number < (1u << (0 name##_FLAGS(FS_COUNT)))) {                                     \
@@ -62,49 +68,71 @@
 #ifdef FS_CUDA
 #include "ptx_rules.h"
 #else
-#define FS_READ_HYPER(name) h.name = (real)*hyper++;
-#define FS_BUFFER_DECLARE(name, access, needs) elem *const name = (elem *)(uintptr_t)*pointers++;
-#ifdef FS_PAIRS
+#define FS_READ_HYPER(name) h.name = FS_HYPER(*hyper++);
+#define FS_BUFFER_DECLARE(name, access, needs) elem *const name##_at = (elem *)(uintptr_t)*pointers++;
+#define FS_BUFFER_AT(name, access, needs) name##_at,
 #define FS_USED(needs) ((needs) == 0 || ((needs) & variant) != 0)
+/*
+ * A row goes line by line, and each line of a buffer is fetched FS_FAR bytes before it is needed (FS_AHEAD), else when it is. Little by
+ * little, since a processor has few loads under way: when it is asked for more at once, the arithmetic waits.
+ */
+#define FS_LINE (64 / sizeof(elem))
+#define FS_FAR 3072u
+#define FS_FETCH(name, access, needs) \
+  if (FS_USED(needs)) __builtin_prefetch((const char *)(name##_at + line) + ahead);
+#ifdef FS_PAIRS
+#define FS_HYPER(x) fs_plain((real)(x))
 #define FS_WRITTEN(access) (sizeof #access == sizeof "rw")
-#define FS_PAIR_AT(name, access, needs) elem *const name##_at = name;
 #define FS_PAIR_READ(name, access, needs)                                                  \
   elem name[2] = {0, 0};                                                                   \
-  if (FS_USED(needs)) fs_load_pair(name, name##_at + i);
+  if (FS_USED(needs)) fs_load_pair(name, name##_at + line + i);
 #define FS_PAIR_WRITE(name, access, needs)                                                 \
-  if (FS_USED(needs) && FS_WRITTEN(access)) fs_store_pair(name##_at + i, name);
-#define FS_RUN(name)                                                                       \
-  const size_t even = from + (to - from) / 2 * 2;                                          \
-  name##_BUFFERS(FS_PAIR_AT)                                                               \
-  FS_LOOP_BY(2, i, from, even) {                                                           \
+  if (FS_USED(needs) && FS_WRITTEN(access)) fs_store_pair(name##_at + line + i, name);
+#define FS_RUN_LINE(name)                                                                  \
+  FS_VECTOR_LINE for (size_t i = 0; i < FS_LINE; i += 2) {                                 \
     name##_BUFFERS(FS_PAIR_READ)                                                           \
     FS_BODY(name, 0);                                                                      \
     FS_BODY(name, 1);                                                                      \
     name##_BUFFERS(FS_PAIR_WRITE)                                                          \
-  }                                                                                        \
-  if (even < to) FS_BODY(name, even);
+  }
 #else
-#define FS_RUN(name) FS_LOOP(i, from, to) { FS_BODY(name, i); }
+#define FS_HYPER(x) (real)(x)
+#define FS_RUN_LINE(name)                                                                  \
+  FS_VECTOR_LINE FS_WIDTH for (size_t i = 0; i < FS_LINE; i++) FS_BODY_OF(name, FS_BUFFER_AT, line + i);
 #endif
+#define FS_RUN(name)                                                                       \
+  size_t line = from;                                                                      \
+  for (; to - line >= FS_LINE; line += FS_LINE) {                                          \
+    name##_BUFFERS(FS_FETCH)                                                               \
+    FS_RUN_LINE(name)                                                                      \
+  }                                                                                        \
+  FS_VECTOR_REST for (size_t i = line; i < to; i++) FS_BODY_OF(name, FS_BUFFER_AT, i);
 #define RULE(name)                                                                         \
-  FS_TARGET static void FS_STAMPED(name)(const uint32_t flags, const double *hyper,        \
+  FS_TARGET static void FS_STAMPED(name)(const uint32_t wanted, const double *hyper,       \
                                          const uint64_t *pointers, const size_t from,      \
                                          const size_t to) {                                \
     struct FS_STAMPED(name##_hypers) h;                                                    \
     name##_HYPERS(FS_READ_HYPER)                                                           \
     (void)hyper; /* a rule may have none */                                                \
     name##_BUFFERS(FS_BUFFER_DECLARE)                                                      \
+    const uint32_t flags = wanted & ~FS_AHEAD;                                             \
+    const size_t ahead = flags == wanted ? 0 : FS_FAR;                                     \
     FS_VARIANTS(name)                                                                      \
   }
 #include "rules.def"
 #undef RULE
 #undef FS_READ_HYPER
 #undef FS_BUFFER_DECLARE
+#undef FS_BUFFER_AT
+#undef FS_USED
+#undef FS_LINE
+#undef FS_FAR
+#undef FS_FETCH
+#undef FS_HYPER
+#undef FS_RUN_LINE
 #undef FS_RUN
 #ifdef FS_PAIRS
-#undef FS_USED
 #undef FS_WRITTEN
-#undef FS_PAIR_AT
 #undef FS_PAIR_READ
 #undef FS_PAIR_WRITE
 #endif
@@ -120,11 +148,13 @@
 #undef ROOT
 #undef MAXIMUM
 #undef FS_FIELD
+#undef FS_RESTRICT
 #undef FS_BUFFER_PARAMETER
 #undef FS_FLAG_PARAMETER
 #undef FS_FLAG_ARGUMENT
 #undef FS_CASE
 #undef FS_COUNT
 #undef FS_BUFFER_LOCAL
+#undef FS_BODY_OF
 #undef FS_BODY
 #undef FS_VARIANTS

@@ -21,11 +21,14 @@
 #define FS_DTYPE bf16
 #define FS_PAIRS
 #define elem uint16_t
-#include "stamp.h"
 #ifdef FS_CUDA
+#include "stamp.h"
 #include "ptx_reduce.h"
 #include "ptx_tensors.h"
 #else
+#define fs_store_bf16 fs_round_bf16
+#include "stamp.h"
+#undef fs_store_bf16
 #include "reduce.h"
 #include "tensor_kernels.h"
 #endif

@@ -14,6 +14,8 @@ uint32_t fs_cpu_count(void) { return 1; }
 
 void fs_wake(void) {}
 
+uint32_t fs_awake(void) { return 0; }
+
 void *memcpy(void *restrict to, const void *restrict from, size_t n) {
   unsigned char *a = to;
   const unsigned char *b = from;

@@ -6,6 +6,7 @@
  */
 
 import type { DType, TypedArray } from "../src/dtype.ts";
+import type { WrittenMemory } from "../src/memory.ts";
 
 /** Numbers a rule's TypeScript body works on: float16 and bfloat16 reach it as float32. */
 export type Numbers = Float32Array | Float64Array;
@@ -53,6 +54,12 @@ export interface Job {
   bind(row: number, buffer: number, array: TypedArray): void;
   /** The same for an array that the caller keeps alive until another one is bound. Absent: there is nothing to gain. */
   bindHeld?(row: number, buffer: number, array: TypedArray): void;
+  /**
+   * Binds many rows of a buffer at once. Null or absent: there is nothing to gain.
+   *
+   * @param written what the arrays must not share memory with
+   */
+  binder?(buffer: number, written: WrittenMemory): Binder | null;
   /** Begins anew with the first `rows` rows, at most as many as it was made with: all empty, nothing bound. */
   reset(rows: number): void;
   /** setLength, setHyper and setFlags of `count` rows from `first` on. */
@@ -79,6 +86,31 @@ export interface Job {
    * @param only the buffer that counts; all of them if it is absent
    */
   bytes?(only?: number): number;
+}
+
+/** Rows that a {@linkcode Binder} binds together at most (FS_BOUND). */
+export const TOGETHER = 8;
+
+/** Binds a buffer of a job's rows to arrays that are other ones at each run: some in a call, right before the run. */
+export interface Binder {
+  /** The job's. */
+  readonly dtype: DType;
+  /**
+   * Whether reading an array's `buffer` moves its elements: then an array that is bound here is bound until somebody does that,
+   * and has to be bound again for the next run.
+   */
+  readonly moves: boolean;
+  /** Whether arrays of so many elements can be bound here. */
+  takes(n: number): boolean;
+  /** Whether what the step writes is known by its addresses; if not, nothing can be bound here. */
+  ready(): boolean;
+  /**
+   * Binds `count` rows, at most TOGETHER, from `row` on to the arrays from `at` on, which are of the job's dtype, as long as their
+   * rows, and kept alive by the caller.
+   *
+   * @returns the place of one that shares memory with what is written (those before it may be bound then), or -1
+   */
+  bind(row: number, count: number, arrays: readonly (TypedArray | null)[], at: number): number;
 }
 
 /** The rules that look at a whole tensor, in the library's numbering. */

@@ -180,7 +180,7 @@ export const OTHER_FLAGS: Readonly<Record<"wasm" | "ptx", readonly string[]>> = 
 export function compileOther(target: "wasm" | "ptx", output: string): void {
   const { command: [command, ...first] } = findZig();
   const common = FLAGS.filter((flag) => !flag.startsWith("-mprefer"));
-  const others = target === "wasm" ? ["threads.c", "profile.c", "pages.c", "ptx.c"] : [];
+  const others = target === "wasm" ? ["threads.c", "profile.c", "pages.c", "cpus.c", "bind.c", "ptx.c"] : [];
   const files = sources().filter((path) => path.endsWith(".c") && !others.includes(basename(path)));
   const compiled = target === "wasm" ? files : [join(SOURCES, "ptx.c")];
   const args = [...first, "cc", ...common, ...OTHER_FLAGS[target], "-o", output, ...compiled];

@@ -9,8 +9,10 @@
 
 import { stateArena } from "./arena.ts";
 import { type DType, DTYPES, type TypedArray } from "../src/dtype.ts";
+import type { WrittenMemory } from "../src/memory.ts";
 import {
   type Backend,
+  type Binder,
   type Combination,
   type Isa,
   type Job,
@@ -26,6 +28,7 @@ import {
   type TensorRule,
 } from "./backend.ts";
 import { checkRows } from "./fits.ts";
+import { moveWhenRead, NativeBinder } from "./gradients.ts";
 import { NativeTensors } from "./native_tensors.ts";
 import { NativeVectors } from "./native_vectors.ts";
 import { isLarge, LargeArrays } from "./pages.ts";
@@ -100,6 +103,17 @@ class NativeJob implements Job {
   }
   bindHeld(row: number, buffer: number, array: TypedArray): void {
     this.#bind(row, buffer, array, undefined);
+  }
+  binder(buffer: number, written: WrittenMemory): Binder | null {
+    if (this.rows === 0 || (moveWhenRead(this.#functions) && !IS_BUN)) return null; // elsewhere the collector may move them
+    const width = this.#stride / 2, word = 2 + buffer;
+    return new NativeBinder(this.#functions, this, this.#table, width, word, written, (row, count) => {
+      if (this.#moving === null && this.#large === null) return;
+      for (let index = row * width + word; count-- > 0; index += width) {
+        this.#moving?.delete(index);
+        this.#large?.delete(index);
+      }
+    });
   }
   #bind(row: number, buffer: number, array: TypedArray, kept: TypedArray | undefined): void {
     const width = this.#stride / 2, index = row * width + 2 + buffer;

@@ -15,7 +15,7 @@ import type { Functions } from "./symbols.ts";
 
 const MIB = 2 ** 20;
 /** Elements from which an array is large. */
-const LARGE = MIB;
+export const LARGE: number = MIB;
 /** Calls in which a job has had the same array before its memory is moved. */
 const CALLS = 8;
 /** Moving takes at most this part of the time that passes. */

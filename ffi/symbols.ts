@@ -21,6 +21,11 @@ export const SYMBOLS = {
   fs_rule_find: [["buffer"], "i32"],
   fs_rule_describe: [["u32", "buffer", "u32"], "i32"],
   fs_bind: [["buffer", "u32", "buffer"], "void"],
+  fs_bind_arrays: [
+    ["buffer", "u32", "u32", "buffer", "buffer", "buffer", "buffer", "buffer", "buffer", "buffer", "buffer"],
+    "i32",
+  ],
+  fs_make_spans: [["buffer", "u32"], "i32"],
   fs_bind_rows: [["buffer", "u32", "u32", "u32", "buffer", "u32", "u32", "buffer", "u32", "buffer"], "i32"],
   fs_sum_rows: [["u32", "buffer", "u32", "u32", "buffer", "u32", "buffer", "buffer"], "i32"],
   fs_huge_pages: [["buffer", "u32", "u32"], "i32"],
@@ -52,6 +57,20 @@ export interface Functions {
   fs_rule_find(name: Memory): number;
   fs_rule_describe(rule: number, text: Memory, capacity: number): number;
   fs_bind(words: Memory, index: number, target: Memory): void;
+  fs_bind_arrays(
+    binding: Memory,
+    first: number,
+    count: number,
+    a0: Memory,
+    a1: Memory,
+    a2: Memory,
+    a3: Memory,
+    a4: Memory,
+    a5: Memory,
+    a6: Memory,
+    a7: Memory,
+  ): number;
+  fs_make_spans(words: Memory, count: number): number;
   fs_bind_rows(
     words: Memory,
     index: number,
@@ -180,4 +199,5 @@ export const STATUS: Readonly<Record<number, string>> = {
   [-9]: "a scratch array that is too short",
   [-10]: "a row that is not there",
   [-11]: "a shape that the rule does not take",
+  [-12]: "an array that shares memory with what is written",
 };

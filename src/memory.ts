@@ -14,6 +14,7 @@ export interface MemorySpan {
   readonly byteLength: number;
 }
 
+/** A piece of a buffer, in bytes. */
 interface Span {
   readonly from: number;
   readonly to: number;
@@ -24,10 +25,29 @@ interface Span {
 export class WrittenMemory {
   readonly #spans = new Map<object, Span[]>();
   #sorted = true;
+  #version = 0;
+  #size = 0;
+
+  /** Raised by every change. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** How many arrays there are. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Every buffer with the pieces of it that are written. */
+  pieces(): Iterable<readonly [buffer: object, pieces: readonly { readonly from: number; readonly to: number }[]]> {
+    return this.#spans;
+  }
 
   /** Adds an array that is written. */
   add(array: MemorySpan, label: string): void {
     if (array.byteLength === 0) return;
+    this.#version++;
+    this.#size++;
     const span = { from: array.byteOffset, to: array.byteOffset + array.byteLength, label };
     const spans = this.#spans.get(array.buffer);
     if (spans) {
@@ -48,6 +68,8 @@ export class WrittenMemory {
     const spans = this.#spans.get(array.buffer);
     const at = spans?.findIndex((s) => s.from === array.byteOffset && s.to === s.from + array.byteLength) ?? -1;
     if (spans === undefined || at < 0) return;
+    this.#version++;
+    this.#size--;
     spans.splice(at, 1);
     if (spans.length === 0) this.#spans.delete(array.buffer);
   }

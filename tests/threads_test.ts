@@ -90,6 +90,31 @@ for (let n = 2; n <= 16; n++) {
   );
 }
 
+/** A large step, after which threads are awake, and steps that these may help with, some milliseconds apart; the bits of all. */
+const BETWEEN = `
+const sizes = [600_000, 1, 64, 12_000, 20_000, 131_073, 40_000], hash = createHash("sha256");
+const parameters = sizes.map((n, k) => {
+  const p = new Parameter(make(new Float32Array(n), k));
+  p.grad = make(new Float32Array(n), k + 1);
+  return p;
+});
+const optimizers = parameters.map((p) => new AdamW([p], { lr: 1e-2 }));
+for (const gap of [0, 1, 1, 3, 3, 70, 3, 3]) {
+  for (const optimizer of optimizers) optimizer.step();
+  await sleep(gap);
+  for (const optimizer of optimizers.slice().reverse()) optimizer.step();
+}
+for (const p of parameters) hash.update(new Uint8Array(p.data.buffer));
+console.log(JSON.stringify(hash.digest("hex")));
+process.exit(0);`;
+
+test("steps that threads help with because they are awake have the bits of one thread", LIMIT, async () => {
+  const why = missing();
+  if (why !== null) return console.log(`skipped: ${why}`);
+  const alone = await evaluate<string>(BETWEEN, 1);
+  for (const n of [2, 3, 8]) assertEquals(await evaluate<string>(BETWEEN, n), alone, `${n} threads`);
+});
+
 test("small steps start no thread, and large ones as many as they were given, which stay", LIMIT, async () => {
   const why = process.platform === "linux" ? missing() : "threads are counted by Linux's /proc";
   if (why !== null) return console.log(`skipped: ${why}`);
@@ -115,21 +140,44 @@ process.exit(0);`;
   }
 });
 
-test("a second after its last step a program takes no processor time", LIMIT, async () => {
-  const why = process.platform === "linux" ? missing() : "ticks are counted by Linux's /proc";
-  if (why !== null) return console.log(`skipped: ${why}`);
-  const source = `
+const TICKS = `
 const ticks = () => {
   const fields = readFileSync("/proc/self/stat", "utf8").replace(/^.*\\) /, "").split(" ");
   return Number(fields[11]) + Number(fields[12]);
 };
-train(1);
-await sleep(1000);
-const before = ticks();
-await sleep(1000);
-console.log(JSON.stringify(ticks() - before));
-process.exit(0);`;
+/** Ticks in the second that begins so many milliseconds from now. */
+const spent = async (ms) => {
+  await sleep(ms);
+  const before = ticks();
+  await sleep(1000);
+  return ticks() - before;
+};
+`;
+
+test("a second after its last step a program takes no processor time", LIMIT, async () => {
+  const why = process.platform === "linux" ? missing() : "ticks are counted by Linux's /proc";
+  if (why !== null) return console.log(`skipped: ${why}`);
   // the runtime's own timers and collector may take a tick of 10 ms; one thread that spins takes 100
-  const ticks = await evaluate<number>(source, 4);
+  const ticks = await evaluate<number>(`${TICKS}\ntrain(1);\nconsole.log(await spent(1000));\nprocess.exit(0);`, 4);
   assert(ticks <= 5, `${ticks * 10} ms of processor time in a second in which nothing was to be done`);
+});
+
+test("threads that wait for the next of many steps stop 120 ms after the last one", LIMIT, async () => {
+  const why = process.platform === "linux" ? missing() : "ticks are counted by Linux's /proc";
+  if (why !== null) return console.log(`skipped: ${why}`);
+  const source = `${TICKS}
+const p = new Parameter(make(new Float32Array(1 << 20), 1)), spents = [];
+p.grad = make(new Float32Array(1 << 20), 2);
+const optimizer = new AdamW([p]);
+for (const gap of [2, 30]) {
+  for (let step = 0; step < 20; step++) {
+    optimizer.step();
+    await sleep(gap);
+  }
+  spents.push(await spent(120 - gap));
+}
+console.log(JSON.stringify(spents));
+process.exit(0);`;
+  const spents = await evaluate<number[]>(source, 2);
+  assert(Math.max(...spents) <= 5, `${spents} ticks of processor time in a second in which nothing was to be done`);
 });

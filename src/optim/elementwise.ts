@@ -202,6 +202,7 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
         for (const plan of plans) plan.stateAdded = false;
         devices?.checkGradients();
       }
+      for (const plan of plans) plan.bindGradients();
       return plans;
     } catch (error) {
       this.#rollback();
@@ -349,8 +350,10 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
   ): GroupPlan<ParamGroup<Options>>[] {
     const parts = allFused ? [{ backend: bestBackend(), jobs: this.#fused(plans) }] : plans;
     let more = 0;
-    if (this.#devices !== null) this.#devices.measure(numbers, plans.map(({ backend }) => backend), threads);
-    else for (const { backend, jobs } of parts) backend.step(jobs, MEASURE, numbers, threads);
+    if (this.#devices !== null) {
+      this.#devices.measure(numbers, plans.map(({ backend }) => backend), threads);
+      for (const plan of plans) plan.bindGradients(); // their buffers have been read
+    } else for (const { backend, jobs } of parts) backend.step(jobs, MEASURE, numbers, threads);
     for (const plan of plans) for (const squares of plan.sparseSquares()) more += squares;
     judge(numbers, more);
     const coefficient = numbers[STEP_COEFFICIENT]!;

@@ -17,7 +17,7 @@ import { HyperRows } from "./hyper_rows.ts";
 import { placeOf } from "./param_group.ts";
 import { SparseTensor } from "../sparse_tensor.ts";
 import { refuseDense, refuseSparse, SparseRows, sparseSquares } from "./sparse_plan.ts";
-import { MOST, SteadyState } from "./steady.ts";
+import { LOOSE, MOST, SteadyState } from "./steady.ts";
 import type { ParameterState, StateMap } from "./state_dict.ts";
 import type { Update } from "./update.ts";
 
@@ -219,7 +219,13 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
       (index, grad) => {
         this.#bindGrad(this.#slots[index]!, grad);
       },
+      (index, grad) => {
+        this.#bindGrad(this.#slots[index]!, grad); // throws where it can name what is written
+        const label = `grad of ${this.#label(index)}`;
+        throw new RangeError(`${label} must not share memory with what the step writes, but they overlap`);
+      },
     );
+    for (const slot of this.#slots) if (slot.grad !== null) slot.grad = LOOSE; // the steady state keeps the arrays now
   }
 
   /** The slots know what is bound again. */
@@ -228,6 +234,11 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     this.#noteGradients();
     this.state.catchUp();
     this.#steady = null;
+  }
+
+  /** Binds the gradients that `prepare()` has left for later. To be called right before the jobs run: nothing may come between. */
+  bindGradients(): void {
+    this.#steady?.bindGrads();
   }
 
   /** Notes the gradients that a steady step has bound. */
@@ -370,7 +381,10 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     checkArray(grad, p, label);
     this.written.checkRead(grad, label);
     slot.grad = grad;
-    if (p.size > 0) slot.job.bind(slot.row, 1, grad);
+    if (p.size > 0) {
+      if (slot.job.bindHeld) slot.job.bindHeld(slot.row, 1, grad); // by the slot
+      else slot.job.bind(slot.row, 1, grad);
+    }
     slot.job.setLength(slot.row, p.size);
   }
 

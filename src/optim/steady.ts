@@ -11,7 +11,7 @@
  * @module
  */
 
-import type { Job } from "../../ffi/backend.ts";
+import { type Binder, type Job, TOGETHER } from "../../ffi/backend.ts";
 import { holds, type TypedArray } from "../dtype.ts";
 import type { WrittenMemory } from "../memory.ts";
 import type { Parameter } from "../parameter.ts";
@@ -54,6 +54,9 @@ function blocksOf(lists: readonly (readonly (TypedArray | undefined)[])[]): Arra
   return blocks.size * 8 <= tensors ? [...blocks] : null;
 }
 
+/** Stands for a gradient that is not bound any more, or not yet. */
+export const LOOSE: TypedArray = new Float32Array(0);
+
 /** More state tensors or numbers than these no rule has; with more, every step looks at everything. */
 export const MOST = 3;
 
@@ -63,8 +66,19 @@ export class SteadyState {
   readonly #data: readonly TypedArray[];
   readonly #jobs: readonly Job[];
   readonly #rows: readonly number[];
-  /** The gradients that are bound. */
+  /**
+   * The gradients that are bound, or will be by `bindGrads()`. LOOSE: it has to be bound again at the next step, since its
+   * elements may move meanwhile.
+   */
   readonly grads: (TypedArray | null)[];
+  /** What binds gradients that are new; null: each is bound by itself. */
+  readonly #binders: readonly (Binder | null)[];
+  /** The gradients that are LOOSE; null where none moves. */
+  readonly #held: (TypedArray | null)[] | null;
+  /** Whether some are. */
+  #loose = false;
+  /** New gradients before this one are bound. */
+  #bound = 0;
   readonly #states: readonly (ParameterState | null)[];
   readonly #sizes: readonly number[];
   /** The state's tensors, by their place among the keys. */
@@ -89,6 +103,7 @@ export class SteadyState {
    * @param state the optimizer's state
    * @param written the memory that the step writes
    * @param bindGrad binds another gradient to a parameter with every check, or throws
+   * @param refuse throws, for a gradient that shares memory with what is written
    */
   constructor(
     bound: readonly Bound[],
@@ -97,6 +112,7 @@ export class SteadyState {
     readonly state: StateMap,
     readonly written: WrittenMemory,
     readonly bindGrad: (index: number, grad: Grad) => void,
+    readonly refuse: (index: number, grad: TypedArray) => never,
   ) {
     this.#params = bound.map((b) => b.param);
     this.#data = bound.map((b) => b.data);
@@ -105,6 +121,12 @@ export class SteadyState {
     this.grads = bound.map((b) => b.grad);
     this.#states = bound.map((b) => b.grad === null ? null : b.state);
     this.#sizes = bound.map((b) => b.param.size);
+    const binders = new Map([...new Set(this.#jobs)].map((job) => [job, job.binder?.(1, written) ?? null]));
+    this.#binders = bound.map(({ job, param }) => {
+      const binder = binders.get(job) ?? null;
+      return binder?.takes(param.size) ? binder : null;
+    });
+    this.#held = this.#binders.some((binder) => binder?.moves) ? bound.map(() => null) : null;
     this.#tensors = keys.map((_, k) => bound.map((b) => b.tensors[k]));
     this.#blocks = blocksOf(this.#tensors);
     this.#blockBytes = this.#blocks?.map((block) => block.byteLength) ?? [];
@@ -124,11 +146,14 @@ export class SteadyState {
    * @param next the numbers after the step
    */
   raise(params: readonly Parameter[], next: Record<string, number>): boolean {
-    const { scalars } = this, first = this.#first;
-    const start = this.#start;
+    const { scalars } = this, first = this.#first, start = this.#start;
+    this.#bound = 0;
+    this.#loose = false;
     if (!this.state.seen) {
       this.#next = next;
-      return this.#sameArrays(params);
+      const same = this.#sameArrays(params);
+      if (!same) this.#drop();
+      return same;
     }
     if (first !== null) { for (const key of scalars) start[key] = first[key] as number; }
     this.#raised = 0;
@@ -138,12 +163,15 @@ export class SteadyState {
     } finally {
       if (!fine) this.lower();
     }
+    if (!fine) this.#drop();
     return fine;
   }
 
-  /** Whether parameters and gradients are the arrays that they were. */
+  /** Whether parameters and gradients are the arrays that they were. New gradients that follow upon each other are bound together. */
   #sameArrays(params: readonly Parameter[]): boolean {
     const members = this.#params, datas = this.#data, grads = this.grads, sizes = this.#sizes, count = members.length;
+    const binders = this.#binders, later = this.#held !== null;
+    let last: Binder | null = null, run = 0;
     if (params.length !== count) return false;
     for (let i = 0; i < count; i++) {
       const p = members[i]!;
@@ -151,9 +179,30 @@ export class SteadyState {
       const data = p.data, grad = p.grad, n = sizes[i]!;
       if (data !== datas[i] || data.length !== n) return false;
       if (grad !== grads[i]) {
+        const binder = binders[i]!;
+        if (
+          binder !== null && !later && grads[i] !== null && holds(grad, binder.dtype) && grad.length === n
+        ) { // in place: a call costs as much as all of it
+          if (binder !== last) {
+            if (run > 0) this.#bindRun(last!, i - run, i, grads);
+            last = binder;
+            run = 0;
+          }
+          grads[i] = grad;
+          if (++run === TOGETHER) {
+            this.#bindRun(binder, i + 1 - TOGETHER, i + 1, grads);
+            run = 0;
+          }
+          continue;
+        }
         if (!this.#another(i, grad as Grad | null)) return false; // a DeviceArray is refused there
       } else if (grad !== null && (grad as TypedArray).length !== n) return false;
+      if (run > 0) {
+        this.#bindRun(last!, i - run, i, grads);
+        run = 0;
+      }
     }
+    if (run > 0) this.#bindRun(last!, count - run, count, grads);
     return true;
   }
 
@@ -212,10 +261,39 @@ export class SteadyState {
     return true;
   }
 
-  /** Another gradient array is bound in place of the last; false where there was none, or is none now. */
+  /** Another gradient array takes the place of the last; false where there was none, or is none now. */
   #another(index: number, grad: Grad | null | undefined): boolean {
-    const { grads } = this;
-    if (grad === null || grad === undefined || grads[index] === null) return false;
+    const binder = this.#binders[index]!;
+    if (
+      this.#held !== null && binder !== null && this.grads[index] !== null && holds(grad, binder.dtype) &&
+      grad.length === this.#sizes[index]
+    ) return this.#hold(index, grad, this.#held);
+    return this.#bind(index, grad);
+  }
+
+  /** Binds the gradients of some parameters that follow upon each other, all of them in one job. */
+  #bindRun(binder: Binder, from: number, to: number, arrays: readonly (TypedArray | null)[]): void {
+    if (binder.ready()) {
+      const refused = binder.bind(this.#rows[from]!, to - from, arrays, from);
+      if (refused >= 0) this.refuse(refused, arrays[refused]!);
+    } else {
+      for (let i = from; i < to; i++) this.#bind(i, arrays[i]);
+    }
+    this.#bound = to;
+  }
+
+  /** Keeps a gradient that is bound later; one that was there at the last step has come to stay. */
+  #hold(index: number, grad: TypedArray, held: (TypedArray | null)[]): boolean {
+    if (held[index] === grad) return this.#bind(index, grad);
+    held[index] = grad;
+    this.grads[index] = LOOSE;
+    this.#loose = true;
+    return true;
+  }
+
+  /** Binds a gradient by itself; false where there was none, is none now, or it is sparse. */
+  #bind(index: number, grad: Grad | null | undefined): boolean {
+    if (grad === null || grad === undefined || this.grads[index] === null) return false;
     const job = this.#jobs[index]!, n = this.#sizes[index]!;
     if (n > 0 && job.bindHeld && holds(grad, job.dtype) && grad.length === n && !this.written.has(grad.buffer)) {
       job.bindHeld(this.#rows[index]!, 1, grad);
@@ -223,8 +301,30 @@ export class SteadyState {
       if (grad instanceof SparseTensor) return false;
       this.bindGrad(index, grad);
     }
-    grads[index] = grad as TypedArray;
+    if (this.#held !== null) this.#held[index] = null;
+    this.grads[index] = grad as TypedArray;
     return true;
+  }
+
+  /**
+   * Binds the gradients that are LOOSE. Comes last, since nobody may read the `buffer` of one until the step has run; where
+   * that has happened all the same, it may be called again.
+   */
+  bindGrads(): void {
+    if (!this.#loose) return;
+    const { grads } = this, binders = this.#binders, held = this.#held!, count = grads.length;
+    for (let from = 0, to = 0; to < count; from = to) {
+      const binder = binders[from]!;
+      for (; to < count && to - from < TOGETHER && grads[to] === LOOSE && binders[to] === binder; to++);
+      if (to > from) this.#bindRun(binder, from, to, held);
+      else to++;
+    }
+  }
+
+  /** After a pass that has ended early: gradients may not be bound from the last run on. */
+  #drop(): void {
+    const { grads } = this;
+    for (let i = this.#bound; i < grads.length; i++) if (grads[i] !== null) grads[i] = LOOSE;
   }
 
   /** The step has succeeded: the numbers stay as they are. */

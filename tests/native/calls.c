@@ -18,7 +18,7 @@
 __attribute__((weak)) void __asan_poison_memory_region(const void *, size_t); /* null in other builds */
 __attribute__((weak)) void __asan_unpoison_memory_region(const void *, size_t);
 
-enum { ROOM = 1 << 20, SCRATCH = 16 << 20, MOST_PIECES = 512, MOST_WRONGS = 1024, CANARY = 64, ARGUMENTS = 10 };
+enum { ROOM = 1 << 20, SCRATCH = 16 << 20, MOST_PIECES = 512, MOST_WRONGS = 1024, CANARY = 64, ARGUMENTS = 11 };
 typedef struct piece { size_t at, bytes; int written; } piece;
 typedef struct wrong { void *place; uint64_t value; uint32_t width; } wrong;
 
@@ -199,6 +199,57 @@ static void make_bind_rows(void) {
   if (positions) may_be_odd(&args[9], 4);
 }
 
+/* args: binding, first, count, the arrays. */
+static int32_t call_bind_arrays(void) {
+  return fs_bind_arrays(POINTER(args[0]), SMALL(args[1]), SMALL(args[2]), POINTER(args[3]), POINTER(args[4]), POINTER(args[5]),
+                        POINTER(args[6]), POINTER(args[7]), POINTER(args[8]), POINTER(args[9]), POINTER(args[10]));
+}
+static void make_bind_arrays(void) {
+  const uint32_t count = below(FS_BOUND + 1), first = below(4), rows = first + count + below(3), stride = 2 + below(5), found = below(6);
+  const uint32_t dtype = below(FS_DTYPES), size = fs_element_size[dtype], bytes = 64;
+  fs_binding *b = place(sizeof *b, 8, 1);
+  uint64_t *table = place((size_t)rows * stride * 8, 8, 1), *spans = place(found * 16, 8, 0);
+  const uint64_t taken = word(place((size_t)found * bytes, 64, 0)); /* in which no array lies */
+  for (uint32_t k = 0; k < found; k++) spans[2 * k] = taken + k * bytes + below(8), spans[2 * k + 1] = taken + k * bytes + 16 + below(8);
+  *b = (fs_binding){dtype, rows, stride, 1 + below(stride - 1), found, below(8), {table}, {found > 0 || below(2) ? spans : NULL}};
+  if (below(8) == 0) b->near = SMALL(random_word());
+  args[0] = word(b), args[1] = first, args[2] = count;
+  if (count > 0) {
+    may_be_bad(&args[0], 8), may_be(&args[1], rows + below(9) + 1), may_be(&args[2], rows - first + 1 + below(9)), may_be(&args[2], FS_BOUND + 1);
+    may(&b->dtype, FS_DTYPES + below(99), 4), may(&b->rows, first + below(count), 4), may(&b->word, 0, 4), may(&b->word, stride + below(9), 4);
+    may_be_bad(&b->table_word, 8), may_be_odd(&b->spans_word, 8);
+    if (found > 0) may_be(&b->spans_word, 0);
+  }
+  for (uint32_t k = 0; k < FS_BOUND; k++) {
+    args[3 + k] = random_word();
+    if (k >= count) continue;
+    uint64_t *n = table + (size_t)(first + k) * stride;
+    *n = below(5) == 0 ? 0 : 1 + below(40);
+    if (*n == 0) continue;
+    args[3 + k] = word(buffer(*n * size, size, 0));
+    may_be(n, huge(size)), may_be_bad(&args[3 + k], size);
+    if (found > 0) may_be(&args[3 + k], taken + below(found) * bytes + 8);
+  }
+}
+
+static int32_t call_make_spans(void) {
+  const uint32_t count = SMALL(args[1]);
+  const int32_t left = fs_make_spans(POINTER(args[0]), count);
+  return left < 0 ? left : (uint32_t)left <= count ? FS_OK : 1;
+}
+static void make_make_spans(void) {
+  const uint32_t count = below(30);
+  uint64_t *words = place(count * 24, 8, 1);
+  args[0] = word(words), args[1] = count;
+  if (count > 0) may_be_bad(&args[0], 8);
+  for (uint64_t *piece = words; piece < words + 3 * count; piece += 3) {
+    piece[0] = 1 + (random_word() >> (1 + below(40))), piece[1] = below(300), piece[2] = piece[1] + below(60);
+    may_be(piece + 1, piece[2] + 1 + below(99)), may_be(piece + 2, huge(1));
+    if (piece[1] < piece[2]) may_be(piece, 0);
+    if (piece[2] > 0) may_be(piece, UINT64_MAX - below((uint32_t)piece[2]));
+  }
+}
+
 static int32_t call_sum_rows(void) {
   return fs_sum_rows(SMALL(args[0]), POINTER(args[1]), SMALL(args[2]), SMALL(args[3]), POINTER(args[4]), SMALL(args[5]), POINTER(args[6]),
                      POINTER(args[7]));
@@ -374,7 +425,8 @@ static void make_others(void) {}
 
 static const struct { const char *name; void (*make)(void); int32_t (*call)(void); uint32_t share; } functions[] = {
   {"fs_run", make_run, call_run, 5}, {"fs_step", make_step, call_step, 4}, {"fs_reduce", make_reduce, call_reduce, 3},
-  {"fs_bind_rows", make_bind_rows, call_bind_rows, 2}, {"fs_sum_rows", make_sum_rows, call_sum_rows, 2},
+  {"fs_bind_arrays", make_bind_arrays, call_bind_arrays, 3},
+  {"fs_make_spans", make_make_spans, call_make_spans, 1}, {"fs_bind_rows", make_bind_rows, call_bind_rows, 2}, {"fs_sum_rows", make_sum_rows, call_sum_rows, 2},
   {"fs_tensor_scratch", make_tensor_scratch, call_tensor_scratch, 1}, {"fs_run_tensors", make_run_tensors, call_run_tensors, 1},
   {"fs_matmul", make_matmul, call_matmul, 1}, {"fs_combine", make_combine, call_combine, 2},
   {"fs_packed_product", make_packed_product, call_packed_product, 1}, {"fs_packed_update", make_packed_update, call_packed_update, 1},
@@ -412,7 +464,7 @@ static int one_call(uint32_t f, uint32_t *refused) {
     __asan_unpoison_memory_region(scratch + scratch_used, CANARY);
   }
   *refused += number > 0;
-  int ok = number > 0 ? status <= FS_ERR_NULL && status >= FS_ERR_SHAPE : status == FS_OK;
+  int ok = number > 0 ? status <= FS_ERR_NULL && status >= FS_ERR_OVERLAP : status == FS_OK;
   ok &= in_place(number == 0);
   if (scratch_used > 0) {
     ok &= canary(scratch + scratch_used, CANARY);

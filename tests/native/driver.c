@@ -427,6 +427,58 @@ static void fuzz(uint32_t round) {
   destroy(w);
 }
 
+/* What control groups say: the files' texts, and where they are. */
+static void limits(void) {
+  static const struct { const char *limit, *period; uint32_t cpus; } quotas[] = {
+    {"max 100000\n", NULL, 0}, {"200000 100000\n", NULL, 2}, {"150000 100000\n", NULL, 2}, {"1000 100000", NULL, 1},
+    {"250001 50000\n", NULL, 6}, {"-1\n", "100000\n", 0}, {"400000\n", "100000\n", 4}, {"50000\n", "100000\n", 1},
+    {"100000\n", "0\n", 0}, {"100000\n", "", 0}, {"100000", NULL, 0}, {"", NULL, 0}, {"0 100000", NULL, 0}, {"99x", "3", 33},
+    {"99999999999999999999999 1", NULL, INT32_MAX},
+  };
+  static const struct { const char *text, *controller, *path; } groups[] = {
+    {"0::/\n", "", "/"}, {"0::/a/b c\n", "", "/a/b c"}, {"0::/a", "", "/a"}, {"0::/a\n", "cpu", NULL},
+    {"9:name=systemd:/x\n3:cpuset:/y\n2:cpuacct,cpu:/docker/1\n0::/z\n", "cpu", "/docker/1"},
+    {"4:cpu,cpuacct:/v\n0::/z\n", "cpu", "/v"}, {"4:cpu,cpuacct:/v\n0::/z\n", "", "/z"}, {"4:cpu:/v\n", "", NULL},
+    {"2:cpuacct:/v\n", "cpu", NULL}, {"", "", NULL}, {"::", "", NULL}, {"0:", "cpu", NULL}, {"\n\n1:cpu", "cpu", NULL},
+  };
+  for (size_t k = 0; k < LENGTH_OF(quotas); k++) {
+    check(fs_quota(quotas[k].limit, quotas[k].period) == quotas[k].cpus, "quota %zu: \"%s\"", k, quotas[k].limit);
+  }
+  for (size_t k = 0; k < LENGTH_OF(groups); k++) {
+    size_t length = 0;
+    const char *path = fs_group(groups[k].text, groups[k].controller, &length), *wanted = groups[k].path;
+    check(wanted == NULL ? path == NULL : path != NULL && strlen(wanted) == length && memcmp(path, wanted, length) == 0,
+          "group %zu: \"%s\"", k, groups[k].text);
+  }
+  check(fs_cpu_count() >= 1 && (fs_own_processors() == 0 || fs_own_processors() == fs_cpu_count()), "processors");
+}
+
+/* Long tables, whose blocks tell where parts begin: mostly rows of nothing, or one row that is most of all; beside short tables. */
+static void long_tables(void) {
+  for (int k = 0; k < 6; k++) {
+    world *w = take(sizeof *w);
+    const uint32_t rule = (uint32_t)fs_rule_find("sgd"), rows = k == 0 ? 4096 : 4096 + below(4000);
+    for (uint32_t j = 0; j < 3; j++) {
+      add_job(w, rule, FS_F32, j == 1 || (k == 5 && j == 2) ? rows : 3, 1);
+      for (uint32_t r = 0; r < w->jobs[j].rows; r++) {
+        set_row(w, r, k == 1 && r == 4000 ? 90001 : j > 0 && (k == 1 || below(20)) ? 0 : below(k == 2 ? 3 : 90), 2);
+      }
+    }
+    finish(w);
+    int ok = baseline(w), wrapped = 0;
+    for (uint32_t threads = 1; threads < 20; threads++) ok &= repeats(w, isas - 1, threads);
+    check(ok, "long table %d", k);
+    for (int i = ok = 1; i < 8 && ok; i++) ok = refuses(w, 1, below(rows), below(EMPTY_ROW));
+    check(ok, "long table %d: %s", k, title);
+    for (uint32_t r = 0; r < rows; r++) {
+      uint64_t *row = ROW_OF(&w->jobs[1], r);
+      if (row[0] != 0) row[0] = INT64_MAX / 4, wrapped++;
+    }
+    check(wrapped < 2 || gives(w, w->jobs, FS_ERR_LENGTH), "long table %d: rows of too much together", k);
+    destroy(w);
+  }
+}
+
 int main(int argc, char **argv) {
   static const lent lend = {&passed, &failed, element, set_element, random_value, same};
   static const uint32_t lengths[] = {0, 1, 15, 16, 17, 0, 33, 4095, 4096, 4097, 12293, 300001}, many[] = {20000000};
@@ -442,6 +494,7 @@ int main(int argc, char **argv) {
       matrix(rule, dtype, 0, 0); /* parts end in short rows */
     }
     for (uint32_t op = 0; op < FS_REDUCE_OPS; op++) hostile_reduce(op, dtype);
+    test_bind(&lend, dtype);
     test_rows(&lend, dtype);
     test_steps(&lend, dtype);
     test_tensors(&lend, dtype);
@@ -450,6 +503,8 @@ int main(int argc, char **argv) {
     if (dtype >= FS_BF16 && !quick) conversions(dtype);
   }
   names();
+  limits();
+  if (rounds > 0) long_tables();
   if (rounds > 0 && length >= 300000 && !__asan_poison_memory_region) reductions(FS_F32, many, 1, many[0], 0);
   for (uint32_t round = 0; round < rounds; round++) fuzz(round);
   if (argc > 4) test_calls(&lend, (uint32_t)strtoul(argv[4], NULL, 10), state);

@@ -1,4 +1,4 @@
-/** What driver.c lends to calls.c, rows.c, steps.c, tensors.c and vectors.c. */
+/** What driver.c lends to bind.c, calls.c, rows.c, steps.c, tensors.c and vectors.c. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,6 +10,7 @@ typedef struct lent {
   int (*same)(uint32_t dtype, const void *a, const void *b, size_t bytes);
 } lent;
 
+void test_bind(const lent *with, uint32_t dtype);
 void test_rows(const lent *with, uint32_t dtype);
 void test_steps(const lent *with, uint32_t dtype);
 void test_tensors(const lent *with, uint32_t dtype);

@@ -42,7 +42,7 @@ build() { # BUILD LENGTH FLAG...
     ! start "$probe.out" "$probe"; then
     echo "$1: skipped: $(tail -n 1 "$probe.out")"
     echo "0 0 1" >>"$work/counts"
-  elif ! gcc "${flags[@]}" "${@:3}" csrc/!(ptx|wasm).c tests/native/{driver,calls,rows,steps,tensors,vectors}.c -o "$program" -lm; then
+  elif ! gcc "${flags[@]}" "${@:3}" csrc/!(ptx|wasm).c tests/native/{driver,bind,calls,rows,steps,tensors,vectors}.c -o "$program" -lm; then
     echo "$1: does not compile"
     echo "0 1 0" >>"$work/counts"
   else
