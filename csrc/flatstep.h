@@ -85,6 +85,9 @@ FS_API uint32_t fs_set_isa(uint32_t isa);
 /** One more thread for each so many bytes of buffers (unless set: 2.5 MiB, 128 KiB where the threads are awake); for tests and for measuring. */
 FS_API void fs_set_grain(uint32_t bytes);
 
+/** Whether threads may stay awake between works that come within 50 milliseconds of each other (on Linux; unless set: they may). */
+FS_API void fs_set_awake(uint32_t on);
+
 /** The number of a rule by its name (zero-terminated), or -1. */
 FS_API int32_t fs_rule_find(const char *name);
 

@@ -70,6 +70,10 @@ static atomic_uint turned_away;            /* somebody has found the pool busy *
 
 #define PARTS UINT64_C(127)
 
+static atomic_uint may_stay_awake = 1;
+
+void fs_set_awake(uint32_t on) { atomic_store_explicit(&may_stay_awake, on != 0, memory_order_relaxed); }
+
 /* Whether there is work for a worker, whose last was `seen`. It stays so until the worker has done it. */
 static int called(uint32_t index, uint64_t seen) {
   const uint64_t number = atomic_load(&work);
@@ -152,10 +156,13 @@ static uint64_t now(void) {
   return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Whether there is lingering at all. */
+static int lingers(void) { return own_processors > 0 && atomic_load_explicit(&may_stay_awake, memory_order_relaxed); }
+
 /* Work for so many threads begins. */
 static void note_start(uint32_t threads) {
   atomic_store_explicit(&too_many, threads > processors, memory_order_relaxed);
-  if (own_processors == 0) return;
+  if (!lingers()) return;
   last_start = now();
   linger_before = atomic_load_explicit(&linger_until, memory_order_relaxed);
   if (usual_gap > 0) atomic_store_explicit(&linger_until, last_start + LONGEST_GAP, memory_order_relaxed); /* for who is done first */
@@ -163,7 +170,7 @@ static void note_start(uint32_t threads) {
 
 /* And ends; 1 if it was worth waking threads for. How long it has taken until there was some: the longest of the last 200 to 400 ms. */
 static int note_end(uint32_t threads) {
-  if (own_processors == 0) return 1;
+  if (!lingers()) return 1;
   const uint64_t t = now(), gap = last_start - last_end;
   if (t - last_start < SHORT_WORK) {
     atomic_store_explicit(&linger_until, linger_before, memory_order_relaxed);
@@ -184,7 +191,7 @@ static int note_end(uint32_t threads) {
 uint32_t fs_awake(void) {
   const uint32_t there = atomic_load(&started);
   uint32_t k = 0;
-  if (there == 0 || own_processors == 0) return 0;
+  if (there == 0 || !lingers()) return 0;
   while (k < there && atomic_load(&asleep[k]) == 0) k++;
   return k;
 }

@@ -132,6 +132,11 @@ function choose(): Choice {
     }
     backend.setIsa(isa as Isa);
   }
+  const awake = env("FLATSTEP_AWAKE");
+  if (awake !== undefined) {
+    if (awake !== "0" && awake !== "1") throw new RangeError(`FLATSTEP_AWAKE must be 0 or 1, got ${show(awake)}`);
+    backend.setAwake(awake === "1");
+  }
   return { best: backend, compiled: backend, why: undefined };
 }
 

@@ -237,6 +237,11 @@ export class NativeBackend implements Backend {
     this.#functions.fs_set_grain(bytes);
   }
 
+  /** Whether threads may stay awake between steps that are near each other. */
+  setAwake(on: boolean): void {
+    this.#functions.fs_set_awake(on ? 1 : 0);
+  }
+
   /** "name|buffers|hypers|flags" as the library has them; null for a rule it does not have. */
   describe(rule: string): string | null {
     const id = this.#find(rule);

@@ -18,6 +18,7 @@ export const SYMBOLS = {
   fs_isa: [[], "u32"],
   fs_set_isa: [["u32"], "u32"],
   fs_set_grain: [["u32"], "void"],
+  fs_set_awake: [["u32"], "void"],
   fs_rule_find: [["buffer"], "i32"],
   fs_rule_describe: [["u32", "buffer", "u32"], "i32"],
   fs_bind: [["buffer", "u32", "buffer"], "void"],
@@ -54,6 +55,7 @@ export interface Functions {
   fs_isa(): number;
   fs_set_isa(isa: number): number;
   fs_set_grain(bytes: number): void;
+  fs_set_awake(on: number): void;
   fs_rule_find(name: Memory): number;
   fs_rule_describe(rule: number, text: Memory, capacity: number): number;
   fs_bind(words: Memory, index: number, target: Memory): void;

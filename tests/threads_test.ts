@@ -43,8 +43,8 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 `;
 
 /** Runs a program with so many threads, and gives what it has printed as JSON. */
-async function evaluate<T>(source: string, threads: number): Promise<T> {
-  const env = { FLATSTEP_NUM_THREADS: `${threads}`, FLATSTEP_BACKEND: "native" };
+async function evaluate<T>(source: string, threads: number, more: Record<string, string> = {}): Promise<T> {
+  const env = { FLATSTEP_NUM_THREADS: `${threads}`, FLATSTEP_BACKEND: "native", ...more };
   const { stdout, stderr, code } = await runProgram(`${PRELUDE}\n${source}`, { env });
   assertEquals(code, 0, stderr);
   return JSON.parse(stdout) as T;
@@ -160,6 +160,38 @@ test("a second after its last step a program takes no processor time", LIMIT, as
   // the runtime's own timers and collector may take a tick of 10 ms; one thread that spins takes 100
   const ticks = await evaluate<number>(`${TICKS}\ntrain(1);\nconsole.log(await spent(1000));\nprocess.exit(0);`, 4);
   assert(ticks <= 5, `${ticks * 10} ms of processor time in a second in which nothing was to be done`);
+});
+
+test("FLATSTEP_AWAKE=0 lets threads sleep between steps, and anything but 0 and 1 is a RangeError", LIMIT, async () => {
+  const why = process.platform === "linux" ? missing() : "ticks are counted by Linux's /proc";
+  if (why !== null) return console.log(`skipped: ${why}`);
+  const source = `${TICKS}
+const p = new Parameter(make(new Float32Array(1 << 20), 1));
+p.grad = make(new Float32Array(1 << 20), 2);
+const optimizer = new AdamW([p]), found = [];
+let error = null;
+try {
+  for (let step = 0; step < 20; step++) optimizer.step();
+  await sleep(200);
+  const before = ticks();
+  for (let step = 0; step < 50; step++) {
+    optimizer.step();
+    await sleep(20);
+  }
+  found.push(ticks() - before);
+} catch (e) {
+  error = e.name + ": " + e.message;
+}
+console.log(JSON.stringify({ found, error }));
+process.exit(0);`;
+  const run = (value: string) =>
+    evaluate<{ found: number[]; error: string | null }>(source, 2, { FLATSTEP_AWAKE: value });
+  const asleep = await run("0");
+  assertEquals(asleep.error, null);
+  // 50 steps of a millisecond on two threads, and what they spin; a thread that stayed awake would take 100 ticks more
+  assert(asleep.found[0]! <= 60, `${asleep.found} ticks of processor time in a second of 50 steps`);
+  assertEquals((await run("1")).error, null);
+  assertEquals((await run("2")).error, 'RangeError: FLATSTEP_AWAKE must be 0 or 1, got "2"');
 });
 
 test("threads that wait for the next of many steps stop 120 ms after the last one", LIMIT, async () => {

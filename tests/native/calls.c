@@ -401,6 +401,7 @@ static int32_t call_others(void) {
   int ok = fs_abi_version() == FS_ABI_VERSION && fs_cpu_count() >= 1 && fs_set_isa(any) <= isas && fs_isa() <= isas;
   fs_set_isa(below(4));
   fs_set_grain(below(4) ? 1u << below(24) : SMALL(random_word()));
+  fs_set_awake(below(3));
   fs_wake();
   ok &= fs_huge_pages(NULL, any, any & 1) == 0;
   double nanoseconds[2] = {-1, -1}; /* on for some of the calls that follow, off for others */
