@@ -60,7 +60,7 @@ function mayMove(array: TypedArray): boolean {
   return IS_BUN && (array.buffer as { resizable?: boolean }).resizable === true;
 }
 
-class NativeJob implements Job {
+export class NativeJob implements Job {
   /** The fs_job structure. */
   readonly words: Uint32Array = new Uint32Array(new ArrayBuffer(JOB_WORDS * 4));
   readonly #table: Uint32Array;
@@ -124,6 +124,11 @@ class NativeJob implements Job {
     if (isLarge(array)) (this.#large ??= new LargeArrays(this.#functions)).set(index, array);
     else if (this.#large !== null) this.#large.delete(index);
   }
+  /** Whether some of its large arrays are still to get huge pages, which a part of the next runs goes into. */
+  get settling(): boolean {
+    return this.#large !== null;
+  }
+
   /** Takes the addresses of arrays whose memory may have moved again, and sees to huge pages. */
   refresh(): void {
     if (this.#large !== null && !this.#large.move()) this.#large = null;
