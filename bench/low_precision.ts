@@ -8,14 +8,14 @@
  * @module
  */
 
-import type { Job, Rule } from "../ffi/backend.ts";
 import { bestBackend } from "../ffi/load.ts";
 import { backend, type DType, getNumThreads, Parameter, type TypedArray } from "../mod.ts";
 import { allocate, bytesOf, writeFrom } from "../src/dtype.ts";
+import { stateOf } from "../src/optim/optimizer.ts";
 import { readArguments } from "./arguments.ts";
 import { contender, digits, inTurn, table, timeText } from "./ratios.ts";
 import { SHAPE_SETS, type ShapeSet, sizeOf } from "./shapes.ts";
-import { RECIPES, type RuleName } from "./work.ts"; // which sees to it that the library has the limits
+import { RECIPES, type RuleName, twinJob } from "./work.ts"; // which sees to it that the library has the limits
 
 /** A rule in a dtype, and its limit, over the same arrays. */
 function make(rule: RuleName, dtype: DType, set: ShapeSet): { step: () => void; limit: () => void; bytes: number } {
@@ -31,28 +31,17 @@ function make(rule: RuleName, dtype: DType, set: ShapeSet): { step: () => void; 
   });
   const recipe = RECIPES[rule], optimizer = recipe.make(params, { fused: true });
   optimizer.step();
-  const twin: Rule = {
-    name: recipe.twin,
-    buffers: ["param:rw", "grad:r", ...recipe.state.map((key) => `${key}:rw`)],
-    hypers: ["gradSign"],
-    flags: [],
-    body() {
-      throw new Error("the traffic limit exists in C only");
-    },
-  };
-  const native = bestBackend(), threads = getNumThreads(), job: Job = native.createJob(twin, dtype, params.length);
-  params.forEach((p, row) => {
-    const state = optimizer.state.get(p)!, kept = recipe.state.map((key) => state[key]);
-    job.setLength(row, p.size);
-    [p.data, p.grad!, ...kept].forEach((array, k) => job.bind(row, k, array as TypedArray));
-  });
-  job.bindHypers(Float64Array.of(1), 1);
+  const states = stateOf(optimizer), native = bestBackend(), threads = getNumThreads();
+  const arrays = params.map((p) =>
+    [p.data, p.grad!, ...recipe.state.map((key) => states.get(p)![key])] as TypedArray[]
+  );
+  const twin = [twinJob(recipe, dtype, arrays)];
   const elements = params.reduce((sum, p) => sum + p.size, 0);
   return {
     step: () => void optimizer.step(),
     limit: () => {
       native.wake(); // as a step does
-      native.run([job], threads);
+      native.run(twin, threads);
     },
     bytes: elements * (3 + 2 * recipe.state.length) * bytesOf(dtype),
   };

@@ -20,6 +20,7 @@ import {
   Adamax,
   AdamW,
   ASGD,
+  type DType,
   type ElementwiseOptions,
   getNumThreads,
   NAdam,
@@ -30,6 +31,7 @@ import {
   Rprop,
   SGD,
   type StepOptions,
+  type TypedArray,
 } from "../mod.ts";
 import { stateOf } from "../src/optim/optimizer.ts";
 import { elementsOf, makeParameters, setNewGradients, SHAPE_SETS, type ShapeSet } from "./shapes.ts";
@@ -183,7 +185,7 @@ export class Work {
       [p.data, p.grad!, ...recipe.state.map((key) => states.get(p)![key])] as Arrays[number][]
     );
     this.plain = recipe.plain?.(arrays) ?? null;
-    const twin = [twinJob(recipe, arrays)];
+    const twin = [twinJob(recipe, "float32", arrays)];
     this.limit = () => {
       backend.wake(); // as a step does
       backend.run(twin, threads);
@@ -224,7 +226,8 @@ function jobsOf(step: () => void): readonly Job[] {
   return seen;
 }
 
-function twinJob(recipe: Recipe, arrays: readonly Arrays[]): Job {
+/** A job of a rule's twin over tensors' arrays, which are in the order of the rule's buffers. */
+export function twinJob(recipe: Recipe, dtype: DType, arrays: readonly (readonly TypedArray[])[]): Job {
   const rule: Rule = {
     name: recipe.twin,
     buffers: ["param:rw", "grad:r", ...recipe.state.map((key) => `${key}:rw`)],
@@ -234,7 +237,7 @@ function twinJob(recipe: Recipe, arrays: readonly Arrays[]): Job {
       throw new Error("the traffic limit exists in C only");
     },
   };
-  const job = bestBackend().createJob(rule, "float32", arrays.length);
+  const job = bestBackend().createJob(rule, dtype, arrays.length);
   arrays.forEach((buffers, row) => {
     job.setLength(row, buffers[0]!.length);
     buffers.forEach((array, k) => job.bind(row, k, array));
