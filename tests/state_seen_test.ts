@@ -2,7 +2,7 @@
 
 import { test } from "node:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { AdamW, load, NAdam, type Optimizer, Parameter, save } from "../mod.ts";
+import { AdamW, ASGD, load, NAdam, type Optimizer, Parameter, save } from "../mod.ts";
 import { stateOf } from "../src/optim/optimizer.ts";
 import { ROWS } from "./support/classes.ts";
 import { hashNumbers } from "./support/golden.ts";
@@ -96,6 +96,19 @@ test("a step that fails or is skipped leaves the numbers of a state that nobody 
   setGradients(twins, 1);
   for (let i = 0; i < 5; i++) twin.step();
   assertEquals(everything(optimizer, params), everything(twin, twins));
+});
+
+test("a number of a state that becomes NaN is an error at the next step, whether somebody has looked at the state or not", () => {
+  for (const look of [false, true]) {
+    const params = parameters(), optimizer = new ASGD(params, { lr: 0.1 });
+    setGradients(params, 1);
+    for (let i = 0; i < 4; i++) optimizer.step();
+    if (look) assert(optimizer.state.size > 0);
+    optimizer.paramGroups[0]!.lr = Infinity; // eta = lr / (1 + lambd lr t)^alpha
+    optimizer.step();
+    assertThrows(() => optimizer.step(), TypeError, "must be a number, got NaN");
+    assertThrows(() => optimizer.step(), TypeError, "must be a number, got NaN");
+  }
 });
 
 test("stateDict(), save() and loadStateDict() know the numbers of a state that nobody has seen", async () => {

@@ -57,18 +57,13 @@ export class HyperRows<Group> {
       if (sameNumbers(this.#starts[r]!, state, keys)) return r;
     }
     let next = this.#nexts[rows] ??= {};
+    const own = next === state || this.#spare === state;
     if (next === state) {
       this.#nexts[rows] = this.#spare;
       this.#spare = next;
       next = this.#nexts[rows]!;
-    } else if (this.#spare !== state) {
-      for (const key of keys) {
-        const value = state[key];
-        if (typeof value !== "number" || value !== value) {
-          throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
-        }
-      }
     }
+    if (!own) this.#check(state, index);
     if ((rows + 1) * width > this.hypers.length) {
       const grown = new Float64Array(new ArrayBuffer(2 * (rows + 1) * width * 8));
       grown.set(this.hypers);
@@ -77,7 +72,24 @@ export class HyperRows<Group> {
     this.#starts[rows] = state;
     this.#update.next(group, state as Scalars, next);
     this.#update.hypers(group, state as Scalars, this.hypers, rows * width);
+    if (own && this.#hasNaN(rows * width, width)) this.#check(state, index);
     return this.count++;
+  }
+
+  /** Throws unless a state's numbers are numbers. */
+  #check(state: Readonly<Record<string, unknown>>, index: number): void {
+    for (const key of this.#update.scalars) {
+      const value = state[key];
+      if (typeof value !== "number" || value !== value) {
+        throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
+      }
+    }
+  }
+
+  /** Whether a NaN has come of a state's numbers: our own are looked at only then, since V8 makes an object of each. */
+  #hasNaN(at: number, width: number): boolean {
+    for (let k = at; k < at + width; k++) if (this.hypers[k] !== this.hypers[k]) return true;
+    return false;
   }
 
   /** The numbers after a step that starts from a row's. They stay as they are until two more steps have begun. */
