@@ -4,13 +4,13 @@
  * A step is synchronous, and so is what it takes to open a library. Where the sources are files, the target's module is
  * read as text when it is needed. Where they came over the network there is no file, and modules come by `import()` alone,
  * which is asynchronous: so in Deno, if native libraries may be opened, this module awaits its target's when it is
- * imported. Nothing is unpacked or opened by that.
+ * imported, and has a library that was unpacked before read and its hash made. Nothing is unpacked or opened by that.
  *
  * @module
  */
 
 import { deno, env, readGenerated, targets } from "./runtime.ts";
-import { openableFolder, type Prebuilt } from "./unpack.ts";
+import { openableFolder, type Prebuilt, readAhead } from "./unpack.ts";
 
 /**
  * Imports a target's module. Each import is literal: so Deno fetches the modules together with the package, pins them in the
@@ -57,6 +57,7 @@ async function fetchPrebuilt(): Promise<Fetched> {
     openableFolder();
     const [target] = targets();
     const prebuilt = await importPrebuilt(target!);
+    if (prebuilt !== null) await readAhead(target!, prebuilt).catch(() => {}); // what is wrong is told when it is to be opened
     return prebuilt ? { target: target!, prebuilt, why: "" } : none(`there is none for ${target}`);
   } catch (error) {
     return none(`when the package was imported: ${(error as Error).message.split("\n")[0]}`);

@@ -21,7 +21,26 @@ interface DenoLike {
   version: { deno: string };
   permissions: { querySync(descriptor: Permission): { state: string } };
   env: { get(name: string): string | undefined };
+  uid(): number | null;
   statSync(path: string): unknown;
+  lstatSync(path: string): {
+    isFile: boolean;
+    isDirectory: boolean;
+    isSymlink: boolean;
+    size: number;
+    mtime: Date | null;
+    ctime?: Date | null;
+    dev: number;
+    ino: number | null;
+    mode: number | null;
+    uid: number | null;
+  };
+  readFileSync(path: string): Uint8Array;
+  mkdirSync(path: string, options: { recursive: boolean; mode: number }): void;
+  writeFileSync(path: string, bytes: Uint8Array, options: { createNew: boolean; mode: number }): void;
+  chmodSync(path: string, mode: number): void;
+  renameSync(from: string, to: string): void;
+  removeSync(path: string): void;
   dlopen(path: string, symbols: Record<string, unknown>): { symbols: unknown };
   UnsafePointer: {
     of(memory: ArrayBufferView): unknown;
@@ -89,7 +108,8 @@ export function readGenerated(
 
 /** The user's number; null where there are none, or where it may not be asked for. */
 export function userId(): number | null {
-  return granted({ name: "sys", kind: "uid" }) ? globals.process?.getuid?.() ?? null : null;
+  if (!granted({ name: "sys", kind: "uid" })) return null;
+  return deno ? deno.uid() : globals.process?.getuid?.() ?? null;
 }
 
 /** An environment variable; undefined where it is not set, or may not be read. */

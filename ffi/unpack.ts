@@ -2,17 +2,15 @@
  * Unpacks a prebuilt library into the user's cache folder, from where it can be opened.
  *
  * What lies there is trusted no more than the folder is: it has to be the user's own, closed to everybody else, and the
- * file has to have the SHA-256 that the module carries, each time before it is opened. So an altered file is replaced, and
+ * file has to have the SHA-256 that the module carries, in each program before it is opened. So an altered file is replaced, and
  * where it cannot be, refused. A library is written under a name of its own and renamed: any number of programs may do so
  * at once, and one that is cut off leaves nothing that would be opened.
  *
  * @module
  */
 
+import { type Files, fileSystem, type Stats } from "./files.ts";
 import { builtin, deno, env, granted, platform, userId } from "./runtime.ts";
-
-type Fs = typeof import("node:fs");
-type Stats = import("node:fs").Stats;
 
 /** What a module of ffi/prebuilt/ exports. */
 export interface Prebuilt {
@@ -65,15 +63,15 @@ export function openableFolder(): string {
   return folder;
 }
 
-/** What lies at a path, itself and not what a symbolic link points to; null if there is nothing. */
-function look(fs: Fs, path: string): Stats | null {
-  const stats = fs.lstatSync(path, { throwIfNoEntry: false }) ?? null;
-  if (stats?.isSymbolicLink()) throw new Error(`${path} is a symbolic link`);
+/** What lies at a path; null if there is nothing. */
+function look(files: Files, path: string): Stats | null {
+  const stats = files.look(path);
+  if (stats?.isSymlink) throw new Error(`${path} is a symbolic link`);
   return stats;
 }
 
 /** The user's number, by what a new file of theirs has where the system may not be asked; null where there are none. */
-function ownId(fs: Fs, folder: string): number | null {
+function ownId(files: Files, folder: string): number | null {
   if (isWindows()) return null;
   const id = userId();
   if (id !== null) return id;
@@ -82,10 +80,10 @@ function ownId(fs: Fs, folder: string): number | null {
   }
   const probe = `${folder}/probe-${crypto.randomUUID()}`;
   try {
-    fs.writeFileSync(probe, "", { flag: "wx", mode: 0o600 });
-    return fs.lstatSync(probe).uid;
+    files.create(probe, new Uint8Array(0));
+    return files.look(probe)!.uid;
   } finally {
-    fs.rmSync(probe, { force: true });
+    files.remove(probe);
   }
 }
 
@@ -96,13 +94,38 @@ function assertOwn(path: string, stats: Stats, id: number | null): void {
   if ((stats.mode & 0o022) !== 0) throw new Error(`${path} may be written to by others: chmod go-w it, or remove it`);
 }
 
+/** Libraries that were found intact when the package was imported: the {@linkcode Stats} `identity` that they had, by path. */
+const intact = new Map<string, string>();
+
 /** Whether the library lies at a path, in every byte. */
-function isIntact(fs: Fs, path: string, { SHA256, SIZE }: Prebuilt, id: number | null): boolean {
-  const stats = look(fs, path);
+function isIntact(files: Files, path: string, { SHA256, SIZE }: Prebuilt, id: number | null): boolean {
+  const stats = look(files, path);
   if (stats === null) return false;
-  if (!stats.isFile()) throw new Error(`${path} is not a file`);
+  if (!stats.isFile) throw new Error(`${path} is not a file`);
   assertOwn(path, stats, id);
-  return stats.size === SIZE && sha256(fs.readFileSync(path)) === SHA256;
+  if (stats.size !== SIZE) return false;
+  return intact.get(path) === stats.identity || sha256(files.read(path)) === SHA256;
+}
+
+/** Milliseconds; a file that changed less than this ago may change again without another time. */
+const TIMES_TELL_APART = 2000;
+
+/**
+ * Reads a library that has been unpacked before, while there is time: its hash is then made by what the runtime has at hand. If the
+ * file is the same when it is to be opened, and nothing has changed it since, it is not read again.
+ */
+export async function readAhead(target: string, { SHA256, SIZE }: Prebuilt): Promise<void> {
+  const path = pathOf(target, SHA256), files = fileSystem(), stats = files.look(path);
+  if (!stats?.isFile || stats.size !== SIZE || Date.now() - stats.changed < TIMES_TELL_APART) return;
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", files.read(path) as Uint8Array<ArrayBuffer>));
+  const hex = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (hex === SHA256) intact.set(path, stats.identity);
+}
+
+/** The path of a target's library, after it has been unpacked. */
+function pathOf(target: string, hash: string): string {
+  const ending = isWindows() ? "dll" : platform()?.startsWith("darwin") ? "dylib" : "so";
+  return `${openableFolder()}${isWindows() ? "\\" : "/"}${target}-${hash}.${ending}`;
 }
 
 function sha256(bytes: Uint8Array): string {
@@ -119,14 +142,14 @@ function decompressed({ SHA256, SIZE, GZIP }: Prebuilt): Uint8Array {
 }
 
 /** Writes a file in one piece: whoever looks sees the old one or the new one. */
-function write(fs: Fs, path: string, bytes: Uint8Array): void {
+function write(files: Files, path: string, bytes: Uint8Array): void {
   const temporary = `${path}.${crypto.randomUUID()}`;
   try {
-    fs.writeFileSync(temporary, bytes, { flag: "wx", mode: 0o600 });
-    if (!isWindows()) fs.chmodSync(temporary, 0o500); // there it would stand in the way of renaming
-    fs.renameSync(temporary, path);
+    files.create(temporary, bytes);
+    if (!isWindows()) files.chmod(temporary, 0o500); // there it would stand in the way of renaming
+    files.rename(temporary, path);
   } catch (error) {
-    fs.rmSync(temporary, { force: true });
+    files.remove(temporary);
     throw error;
   }
 }
@@ -137,28 +160,26 @@ function write(fs: Fs, path: string, bytes: Uint8Array): void {
  * @throws {Error} with the reason, if it cannot be written there, or what is there cannot be trusted
  */
 export function unpack(target: string, prebuilt: Prebuilt): string {
-  const folder = openableFolder(), separator = isWindows() ? "\\" : "/";
-  const ending = isWindows() ? "dll" : platform()?.startsWith("darwin") ? "dylib" : "so";
-  const path = `${folder}${separator}${target}-${prebuilt.SHA256}.${ending}`;
-  const fs = builtin<Fs>("node:fs"), mayWrite = granted({ name: "write", path: folder });
+  const folder = openableFolder(), path = pathOf(target, prebuilt.SHA256);
+  const files = fileSystem(), mayWrite = granted({ name: "write", path: folder });
   const forbidden = `there is no permission to write to ${folder}: run with --allow-write`;
-  if (look(fs, folder) === null) {
+  if (look(files, folder) === null) {
     if (!mayWrite) throw new Error(forbidden);
-    fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+    files.makeFolder(folder);
   }
-  const stats = look(fs, folder);
-  if (!stats?.isDirectory()) throw new Error(`${folder} is not a folder`);
-  const id = ownId(fs, folder);
+  const stats = look(files, folder);
+  if (!stats?.isDirectory) throw new Error(`${folder} is not a folder`);
+  const id = ownId(files, folder);
   assertOwn(folder, stats, id);
-  if (isIntact(fs, path, prebuilt, id)) return path;
+  if (isIntact(files, path, prebuilt, id)) return path;
   if (!mayWrite) throw new Error(forbidden);
   const bytes = decompressed(prebuilt);
   let failure = new Error(`${path} is not what has just been written`);
   try {
-    write(fs, path, bytes);
+    write(files, path, bytes);
   } catch (error) {
     failure = error as Error; // Windows replaces no library that is open: then another program was faster
   }
-  if (!isIntact(fs, path, prebuilt, id)) throw failure;
+  if (!isIntact(files, path, prebuilt, id)) throw failure;
   return path;
 }

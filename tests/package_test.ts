@@ -2,8 +2,9 @@
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs";
 import { tmpdir } from "node:os";
+import process from "node:process";
 import { test } from "node:test";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { dirname, join } from "@std/path";
@@ -161,6 +162,48 @@ test(
       // so what was fetched is enough: nobody is listening any more
       const gone = { url: port, asked: [], [Symbol.asyncDispose]: () => Promise.resolve() };
       assertEquals((JSON.parse(await runRemote(gone, folder, PROGRAM, permissions)) as Outcome).name, "deno-ffi");
+    });
+  },
+);
+
+/** Changes a byte of the library that was unpacked, and leaves its length and the time of its last change as they were. */
+const ALTER =
+  `const folder = \`\${Deno.env.get("XDG_CACHE_HOME")}/flatstep\`, [{ name: file }] = [...Deno.readDirSync(folder)];
+const path = \`\${folder}/\${file}\`, { mtime, mode } = Deno.lstatSync(path), bytes = Deno.readFileSync(path);
+bytes[bytes.length >> 1] ^= 1;
+Deno.chmodSync(path, 0o700);
+Deno.writeFileSync(path, bytes);
+Deno.utimeSync(path, mtime, mtime);
+Deno.chmodSync(path, mode & 0o777);
+`;
+
+test(
+  "imported over http, an unpacked library is opened without node's modules, and one that is altered after the import is replaced",
+  LIMIT,
+  async () => {
+    const why = noDeno();
+    if (why !== null) return console.log(`skipped: ${why}`);
+    if (process.platform === "win32") return console.log("skipped: Windows does not tell when a file's status changed");
+    await inFolder(async (folder) => {
+      await using registry = await serveRegistry();
+      const permissions = unpackingPermissions(folder), place = join(folder, "cache", "flatstep");
+      const imports = PROGRAM.slice(0, PROGRAM.indexOf("\n") + 1), rest = PROGRAM.slice(imports.length);
+      const start = async (before: string) =>
+        JSON.parse(await runRemote(registry, folder, imports + before + rest, permissions)) as Outcome;
+      const { library } = await start("");
+      const hash = () => createHash("sha256").update(readFileSync(library!)).digest("hex"), good = hash();
+      const forbid =
+        `Object.defineProperty(globalThis, "process", { get() { throw new Error("process is used"); } });\n`;
+      utimesSync(library!, new Date(), new Date(Date.now() + 3_600_000));
+      assertEquals((await start(forbid)).name, "wasm", "the file is new: its time might not tell of another change");
+      utimesSync(library!, new Date(), new Date(Date.now() - 3_600_000));
+      await new Promise((resolve) => setTimeout(resolve, 2100));
+      assertEquals((await start(forbid)).name, "deno-ffi");
+
+      const outcome = await start(ALTER);
+      assertEquals({ ...outcome }, { name: "deno-ffi", library, data: [0.5, 0] });
+      assertEquals(hash(), good);
+      assertEquals(readdirSync(place).length, 1);
     });
   },
 );
