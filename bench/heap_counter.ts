@@ -14,6 +14,8 @@ import vm from "node:vm";
 export interface Counter {
   /** What is counted. */
   readonly unit: "bytes" | "objects";
+  /** So much of it is none: the counter does not tell less. */
+  readonly none: number;
   /** Collects garbage. */
   collect(): void;
   /** What some work has made. */
@@ -29,6 +31,7 @@ export async function heapCounter(): Promise<Counter | null> {
   if (read() === undefined) return null;
   return {
     unit: "bytes",
+    none: 262_144,
     collect,
     made(work) {
       collect();
@@ -56,13 +59,13 @@ async function objectCounter(): Promise<Counter> {
     work();
     return count() - before; // those that are garbage already are still there, unless there were so many that they have been collected
   };
-  return { unit: "objects", collect, made: (work) => between(work) - between(() => {}) };
+  return { unit: "objects", none: 0, collect, made: (work) => between(work) - between(() => {}) };
 }
 
-/** What a step makes, of some windows the least: the compiler makes things, too, until everything is compiled. */
+/** What a step makes, of some windows the least: the compiler makes things, too, until everything is compiled. One that has none ends it. */
 export function madeByStep(counter: Counter, step: () => void, steps: number, windows = 4): number {
   let least = Infinity;
-  for (let w = 0; w < windows; w++) {
+  for (let w = 0; w < windows && !(least * steps <= counter.none); w++) {
     const made = counter.made(() => {
       for (let i = 0; i < steps; i++) step();
     });
