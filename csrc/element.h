@@ -89,7 +89,7 @@ FS_INLINE uint16_t fs_store_half(float x) {
  */
 FS_INLINE float fs_sign_half(float x) {
   const uint32_t u = fs_bits(x);
-  return (u & 0x7fffffffu) - 1u < 0x7f800000u ? fs_float((u & 0x80000000u) | 0x3f800000u) : x;
+  return (u & 0x7fffffffu) - 1u < 0x7f800000u ? fs_float((u & 0x80000000u) | 0x3f800000u) : 0;
 }
 
 FS_INLINE float fs_maximum_half(float a, float b) {

@@ -71,10 +71,10 @@ int32_t fs_sum_rows(uint32_t dtype, void *out, uint32_t count, uint32_t length, 
   }
   const uint32_t saved = fs_enter_float();
   for (uint32_t k = 0; k < count; k++) {
-    char *to = (char *)out + k * length * size;
+    char *to = (char *)out + (size_t)k * length * size;
     const uint32_t several = starts[k + 1] - starts[k];
     if (several == 0) memset(to, 0, length * size);
-    else if (several == 1) memcpy(to, (const char *)values + sources[starts[k]] * length * size, length * size);
+    else if (several == 1) memcpy(to, (const char *)values + (size_t)sources[starts[k]] * length * size, length * size);
     else sum_rows[dtype](to, values, length, sources + starts[k], several);
   }
   fs_leave_float(saved);

@@ -10,12 +10,12 @@
 #define HALF ((real)0.5)
 #define ONE ((real)1)
 #define ABSOLUTE(x) FS_ABSOLUTE(x)
-/* SIGN: -1, 0 or 1; a NaN stays one. MAXIMUM: the larger one, or a NaN if there is one. */
+/* SIGN: -1, 0 or 1; 0 for a NaN, as torch's. MAXIMUM: the larger one, or a NaN if there is one. */
 #ifdef FS_HALF
 #define SIGN(x) fs_sign_half(x)
 #define MAXIMUM(a, b) fs_maximum_half(a, b)
 #else
-#define SIGN(x) ((x) > 0 ? ONE : (x) < 0 ? -ONE : (x))
+#define SIGN(x) ((x) > 0 ? ONE : (x) < 0 ? -ONE : 0)
 #define MAXIMUM(a, b) ((a) >= (b) || (a) != (a) ? (a) : (b))
 #endif
 #define LOAD(b) FS_CAT(fs_load, FS_DTYPE)(b[i])

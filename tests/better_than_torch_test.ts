@@ -2,9 +2,9 @@
 
 import { test } from "node:test";
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Adagrad, Adam, ASGD, NAdam, Parameter, RMSprop, Rprop, SGD } from "../mod.ts";
+import { Adagrad, Adam, ASGD, NAdam, Parameter, RMSprop, Rprop, SGD, type TypedArray } from "../mod.ts";
 import { ROWS, TENSOR_ROWS } from "./support/classes.ts";
-import { readGolden } from "./support/golden.ts";
+import { plain, readGolden, typed } from "./support/golden.ts";
 
 const IMPLEMENTATIONS = [{ foreach: false, fused: false }, { foreach: true }, { fused: true }] as const;
 
@@ -43,6 +43,24 @@ test("Rprop compares signs (torch: the product of 1e-25 with itself underflows, 
     p.grad = Float32Array.of(-1e-25);
     optimizer.step();
     assert(Math.abs((optimizer.state.get(p)!["stepSize"] as Float32Array)[0]! - 0.36) < 1e-6);
+  }
+});
+
+test("Rprop leaves a parameter alone where its gradient is NaN, and goes on afterwards, as torch does", {
+  timeout: 180_000,
+}, () => {
+  for (const dtype of ["float64", "float32", "bfloat16", "float16"] as const) {
+    for (const implementation of IMPLEMENTATIONS) {
+      const n = 37, p = new Parameter(typed(new Float64Array(n).fill(1), dtype), { dtype });
+      const optimizer = new Rprop([p], { lr: 0.25, etas: [0.5, 2], ...implementation });
+      const seen = [NaN, 1, 1, NaN, 1].map((g) => {
+        p.grad = typed(new Float64Array(n).fill(g), dtype);
+        optimizer.step();
+        const of = (array: TypedArray) => [...new Set(plain(array, dtype))];
+        return [...of(p.data), ...of(optimizer.state.get(p)!["stepSize"] as TypedArray)];
+      });
+      assertEquals(seen, [[1, 0.25], [0.75, 0.25], [0.25, 0.5], [0.25, 0.5], [-0.25, 0.5]]);
+    }
   }
 });
 

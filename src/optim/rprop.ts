@@ -30,7 +30,7 @@ const SCHEMA: Schema<RpropOptions> = {
   ...ELEMENTWISE_SCHEMA,
 };
 
-const sign = (x: number): number => x > 0 ? 1 : x < 0 ? -1 : x; // a NaN stays one
+const sign = (x: number): number => x > 0 ? 1 : x < 0 ? -1 : 0; // of a NaN too, as torch's
 
 /** csrc/rules/rprop.h in TypeScript. */
 export const RPROP_RULE: Rule = {
@@ -43,7 +43,7 @@ export const RPROP_RULE: Rule = {
     const [param, grad, prev, stepSize] = buffers as [Float64Array, Float64Array, Float64Array, Float64Array];
     for (let i = 0; i < n; i++) {
       const g0 = round(gradSign * grad[i]!), s = sign(g0) * sign(prev[i]!);
-      let size = round(stepSize[i]! * (s > 0 ? etaPlus : s < 0 ? etaMinus : s === 0 ? 1 : s));
+      let size = round(stepSize[i]! * (s > 0 ? etaPlus : s < 0 ? etaMinus : 1));
       size = size < stepMin ? stepMin : size > stepMax ? stepMax : size;
       const g = s < 0 ? 0 : g0;
       stepSize[i] = size;

@@ -1,11 +1,13 @@
 /**
  * Tests of fs_bind_rows and fs_sum_rows: called by driver.c, which lends its elements and its count of checks.
  */
+#define _GNU_SOURCE
 #include "internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "rows.h"
 
@@ -101,8 +103,34 @@ static void sum_rows(const lent *with, uint32_t dtype, uint32_t length) {
   free(values), free(out), free(wanted);
 }
 
+/* Rows that begin behind 2^32 elements: gigabytes of addresses, of which a few pages are touched. */
+static void far_rows(const lent *with, uint32_t dtype) {
+  const uint32_t length = 1u << 16, limit = length + 2, sources[] = {length, length, length + 1}, starts[] = {0, 1, 3};
+  const size_t size = fs_element_size[dtype], row = length * size;
+  unsigned char *values = mmap(NULL, limit * row, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (values == MAP_FAILED) {
+    printf("skipped: the system has no %zu MiB of addresses\n", limit * row >> 20);
+    return;
+  }
+  unsigned char *out = malloc(2 * row), *wanted = malloc(2 * row);
+  for (uint32_t r = 0; r < limit; r = r == 0 ? length : r + 1) {
+    for (uint32_t i = 0; i < length; i++) with->set(dtype, values + r * row + i * size, with->value(dtype));
+  }
+  for (uint32_t k = 0; k < 2; k++) {
+    for (uint32_t i = 0; i < length; i++) {
+      const double sum = sum_of(with, dtype, values, sources + starts[k], starts[k + 1] - starts[k], length, i);
+      with->set(dtype, wanted + k * row + i * size, sum);
+    }
+  }
+  int ok = fs_sum_rows(dtype, out, 2, length, values, limit, sources, starts) == FS_OK;
+  ok &= with->same(dtype, out, wanted, 2 * row);
+  check(with, ok, "fs_sum_rows: rows behind 2^32 elements");
+  munmap(values, limit * row), free(out), free(wanted);
+}
+
 void test_rows(const lent *with, uint32_t dtype) {
   static const uint32_t lengths[] = {1, 2, 15, 64, 1023, 1024, 1025, 3000};
   bind_rows(with, dtype);
+  far_rows(with, dtype);
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) sum_rows(with, dtype, lengths[i]);
 }
