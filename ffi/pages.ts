@@ -46,7 +46,7 @@ export class LargeArrays {
   /** Takes note of an array, in the place of the one before. */
   set(index: number, array: TypedArray): void {
     this.#arrays.delete(index);
-    if (this.#functions.fs_huge_pages(array, array.byteLength >>> 10, 0) !== 1) return;
+    if (this.#functions.fs_huge_pages(array, Math.floor(array.byteLength / 1024), 0) !== 1) return;
     this.#arrays.set(index, { array, calls: 0, moved: 0 });
   }
 

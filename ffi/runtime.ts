@@ -139,7 +139,11 @@ export function targets(): string[] {
   if (!name.startsWith("linux-")) return [name];
   if (deno) return [deno.build.target.endsWith("-musl") ? `${name}-musl` : name];
   const { readdirSync } = builtin<typeof import("node:fs")>("node:fs"); // Bun does not tell which libc it was built for
-  return readdirSync("/lib").some((file) => file.startsWith("ld-musl-")) ? [name, `${name}-musl`] : [name];
+  try {
+    return readdirSync("/lib").some((file) => file.startsWith("ld-musl-")) ? [name, `${name}-musl`] : [name];
+  } catch {
+    return [name]; // some systems have no /lib (NixOS, Guix); musl's have, for their loader is there
+  }
 }
 
 /** Opens a shared library by Deno's FFI; throws with a reason where that is not allowed or fails. */

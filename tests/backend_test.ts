@@ -125,7 +125,8 @@ for (const n of [0, -1, -0, 1.5, NaN, Infinity, 2 ** 53, "2", 2n, null, undefine
     : JSON.stringify(n);
   test(`setNumThreads() refuses ${shown}`, () => {
     const before = getNumThreads();
-    assertThrows(() => setNumThreads(n as number), RangeError, "n must be an integer >= 1, got ");
+    const [type, message] = typeof n === "number" ? [RangeError, "an integer >= 1"] : [TypeError, "a number"];
+    assertThrows(() => setNumThreads(n as number), type, `n must be ${message}, got `);
     assertStrictEquals(getNumThreads(), before);
   });
 }
@@ -147,6 +148,17 @@ test("the native library is the default where it can be opened", LIMIT, async ()
   assertEquals(info.name, NATIVE);
   assert(existsSync(info.library));
   assertEquals(await evaluate("backend()", { env: { FLATSTEP_BACKEND: "native" } }), info as BackendInfo);
+});
+
+test("the native library is found on a system without /lib", LIMIT, async () => {
+  const without =
+    `(() => { // Bun looks there for musl; whoever looks there from now on gets what the system says of no folder
+    const fs = process.getBuiltinModule("node:fs"), { readdirSync } = fs;
+    fs.readdirSync = (path, ...rest) => readdirSync(path === "/lib" ? "/no/such/lib" : path, ...rest);
+    return backend();
+  })()`;
+  const info = await nativeInfo();
+  if (info) assertEquals(await evaluate(without), info as BackendInfo);
 });
 
 test("FLATSTEP_BACKEND=wasm means WASM, and says so; without WebAssembly it is an error", LIMIT, async () => {

@@ -82,3 +82,34 @@ test("moving to huge pages changes no bit, also where a gradient is replaced in 
     if (canMove()) assert(native.stepped.at(-1)! > native.stepped[7]!, "nothing was moved");
   }
 });
+
+/** Binds 4 GiB, which nothing touches, and tells of the MiB that the system has been asked to give huge pages. */
+const LONG = `
+import { readFileSync } from "node:fs";
+import process from "node:process";
+import { bestBackend } from "../../ffi/load.ts";
+import { SGD_RULE } from "../../src/optim/sgd.ts";
+function advised() {
+  let kib = 0;
+  for (const area of readFileSync("/proc/self/smaps", "utf8").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
+    if (/^VmFlags:.* hg\\b/m.test(area)) kib += Number(area.match(/^Size:\\s+(\\d+)/m)[1]);
+  }
+  return kib / 1024;
+}
+const job = bestBackend().createJob(SGD_RULE, "float64", 1), before = advised(), array = new Float64Array(2 ** 29);
+job.setLength(0, array.length);
+job.bind(0, 0, array);
+console.log(JSON.stringify(advised() - before));
+process.exit(0);
+`;
+
+test("an array of 4 GiB gets huge pages too", LIMIT, async () => {
+  const why = missing();
+  if (why !== null) return console.log(`skipped: ${why}`);
+  const { stdout, stderr, code } = await runProgram(LONG, { env: { FLATSTEP_BACKEND: "native" } });
+  if (/out of memory|allocation failed/i.test(stderr)) {
+    return console.log("skipped: there are no 4 GiB of addresses here");
+  }
+  assertEquals(code, 0, stderr);
+  assert(Number(stdout) >= 4096 - 4, `${stdout} MiB`);
+});
