@@ -15,6 +15,7 @@ import {
   ExponentialLR,
   LBFGS,
   Parameter,
+  Rprop,
   SGD,
   SparseAdam,
   SparseTensor,
@@ -308,6 +309,28 @@ cudaTest("a step whose gradients are not finite is skipped, with the device's st
     await assertSame(device, host, `step ${t}`);
   }
 });
+
+cudaTest(
+  "a first step that is skipped leaves no state behind: the next one's begins with the options of then",
+  async () => {
+    const ends: number[][] = [];
+    for (const skips of [0, 1, 2]) {
+      const p = new Parameter([1, 2, 3]).to("cuda"), host = new Parameter([1, 2, 3]);
+      using optimizer = new Rprop([p, host], { lr: 0.5 });
+      for (let t = 0; t < skips; t++) {
+        for (const q of [p, host]) q.grad = Float32Array.of(1, NaN, 1);
+        optimizer.step(null, { maxGradNorm: 1 });
+        assert(optimizer.lastStep!.skipped);
+      }
+      optimizer.paramGroups[0]!.lr = 0.25;
+      for (const q of [p, host]) q.grad = Float32Array.of(1, 1, 1);
+      optimizer.step(null, { maxGradNorm: 1 });
+      ends.push([...await p.toHost(), ...host.data]);
+      p.dispose();
+    }
+    assertEquals(ends, Array.from({ length: 3 }, () => [0.75, 1.75, 2.75, 0.75, 1.75, 2.75]));
+  },
+);
 
 cudaTest("other parameters that are moved or disposed cost a step nothing, its own are noticed", async (standin) => {
   const [p, other] = [new Parameter([1, 2, 3]), new Parameter([4, 5])];

@@ -5,6 +5,7 @@ import { assertStrictEquals } from "@std/assert";
 import { NAdam, Parameter } from "../mod.ts";
 import { pow, powersOf, powInt, powOf } from "../src/optim/math.ts";
 import { assertSameBits } from "./support/bits.ts";
+import { ROWS } from "./support/classes.ts";
 import { hashNumbers } from "./support/golden.ts";
 
 test("the powers of two decay rates have the bits of powers one by one, whatever was asked before", () => {
@@ -55,5 +56,22 @@ test("NAdam groups whose momenta differ, and steps that begin anew, have the bit
     });
     together.forEach((p, i) => assertSameBits(p.data, apart[i]!.data, "float32", `round ${round}, group ${i}`));
     one.loadStateDict(first); // from step 0 again
+  }
+});
+
+test("a count of steps that is infinite is one whose powers are 0: a step comes to an end", () => {
+  assertStrictEquals(powInt(0, Infinity), 0);
+  assertStrictEquals(powInt(0.999, Infinity), 0);
+  assertStrictEquals(powInt(-0.5, Infinity), 0);
+  assertStrictEquals(powInt(1.5, Infinity), Infinity);
+  for (const { name, make } of ROWS) {
+    const p = new Parameter([1, 2, 3]), optimizer = new make([p]);
+    p.grad = Float32Array.of(1, 1, 1);
+    optimizer.step();
+    const entry = optimizer.state.get(p);
+    if (entry === undefined) continue; // SGD
+    entry["step"] = Infinity;
+    optimizer.step();
+    assertStrictEquals(optimizer.state.get(p)!["step"], Infinity, name);
   }
 });

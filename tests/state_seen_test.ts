@@ -143,3 +143,91 @@ test("two groups with counts of their own are caught up with, whichever falls be
   }
   assertEquals(params.map((p) => adam.state.get(p)!["step"]), [8, 8, 11, 11, 11]);
 });
+
+test("who looks at the state while the step looks at gradients and data sees what comes later, too", () => {
+  const ends = [0, 1, 2, 3, 5].flatMap((when) =>
+    (["grad", "data"] as const).map((field) => {
+      const params = parameters(), optimizer = new AdamW([{ params: params.slice(0, 2) }, { params: params.slice(2) }]);
+      setGradients(params, 1);
+      const own = params[2]![field];
+      let step = 1, held: typeof optimizer.state | null = null;
+      const get = () => {
+        if (step === when) held = optimizer.state;
+        return own;
+      };
+      Object.defineProperty(params[2], field, { get });
+      for (; step <= 7; step++) {
+        optimizer.step();
+        if (held !== null) assertEquals(params.map((p) => held!.get(p)!["step"]), SIZES.map(() => step));
+      }
+      return everything(optimizer, params);
+    })
+  );
+  for (const end of ends) assertEquals(end, ends[0]);
+});
+
+test("a number of a state that is none is an error where its parameter has a gradient, which is named, and only there", () => {
+  const params = parameters(), optimizer = new AdamW(params);
+  setGradients(params, 1);
+  params[0]!.grad = null;
+  for (let i = 0; i < 3; i++) optimizer.step();
+  const entry = optimizer.state.get(params[1]!)!, grad = params[1]!.grad;
+  delete entry["step"];
+  for (let i = 0; i < 2; i++) {
+    assertThrows(() => optimizer.step(), TypeError, "step of paramGroups[0].params[1] must be a number, got undefined");
+  }
+  entry["step"] = 3;
+  for (let i = 0; i < 3; i++) optimizer.step();
+  delete entry["step"];
+  params[1]!.grad = null;
+  optimizer.step();
+  assertEquals(params.map((p) => optimizer.state.get(p)?.["step"]), [undefined, undefined, 7, 7, 7]);
+  params[1]!.grad = grad;
+  assertThrows(() => optimizer.step(), TypeError, "step of paramGroups[0].params[1] must be a number, got undefined");
+});
+
+for (const { name, make } of ROWS) {
+  test(`${name}: a first step that is skipped leaves nothing behind, the next one begins with the options of then`, () => {
+    const train = (mode: Record<string, unknown>, skips: number) => {
+      const params = parameters(),
+        optimizer = new make([{ params: params.slice(0, 2) }, { params: params.slice(2) }], mode);
+      for (let step = 1; step <= 3; step++) {
+        setGradients(params, step);
+        if (step === 1) params[4]!.grad = null; // its first step comes later
+        const bad = params[step === 1 ? 0 : 4]!, grad = bad.grad;
+        bad.grad = new Float32Array(bad.size).fill(NaN);
+        for (let i = 0; i < skips; i++) {
+          optimizer.step(null, { maxGradNorm: 1 });
+          assert(optimizer.lastStep!.skipped);
+        }
+        bad.grad = grad;
+        for (const group of optimizer.paramGroups) group["lr"] = 0.1 * step;
+        optimizer.step(null, step === 2 ? { maxGradNorm: 1 } : {});
+      }
+      return everything(optimizer, params);
+    };
+    for (const mode of [{ foreach: false, fused: false }, {}]) {
+      for (const skips of [1, 2]) assertEquals(train(mode, skips), train(mode, 0));
+    }
+  });
+}
+
+test("what is put into a state after a step that was skipped is used, also where that step had made something", () => {
+  const train = (skips: number) => {
+    const params = parameters(), optimizer = new AdamW(params, { lr: 0.1 });
+    setGradients(params, 1);
+    optimizer.step();
+    const group = optimizer.paramGroups[0]!;
+    group.amsgrad = true;
+    const grad = params[0]!.grad;
+    params[0]!.grad = new Float32Array(3).fill(NaN);
+    for (let i = 0; i < skips; i++) optimizer.step(null, { maxGradNorm: 1 });
+    params[0]!.grad = grad;
+    const own = new Float32Array(3).fill(5);
+    optimizer.state.get(params[0]!)!["maxExpAvgSq"] = own;
+    optimizer.step();
+    assert(optimizer.state.get(params[0]!)!["maxExpAvgSq"] === own);
+    return everything(optimizer, params);
+  };
+  assertEquals(train(1), train(0));
+});

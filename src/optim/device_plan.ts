@@ -304,6 +304,11 @@ export class DevicePlan<Group extends { params: Parameter[] }> {
     return this.#slots.filter((slot) => slot.active).length;
   }
 
+  /** Whether state has been made that no step has used yet. */
+  get madeState(): boolean {
+    return this.#slots.some(({ fresh }) => fresh !== null);
+  }
+
   /** Gives back what the plan has on the device: its tables, room for gradients, and state that no step has used. */
   dispose(): void {
     for (const job of this.#jobs) job.dispose();

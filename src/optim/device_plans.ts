@@ -91,6 +91,11 @@ export class DevicePlans<Group extends Grouped> {
     return this.#plans.some((plan) => plan.stateAdded);
   }
 
+  /** Whether state has been made that no step has used yet. */
+  get madeState(): boolean {
+    return this.#plans.some((plan) => plan.madeState);
+  }
+
   /** Throws if a gradient shares memory with anything that is written. */
   checkGradients(): void {
     for (const plan of this.#plans) {

@@ -49,7 +49,9 @@ export class HyperRows<Group> {
 
   /**
    * The row for the numbers of a parameter's state: one that is there, or a new one. What {@linkcode next} has given may be that
-   * state, too.
+   * state, too. Throws where they are no numbers.
+   *
+   * @param index the parameter's place; -1: it is not known, and there is no error but the row -1
    */
   of(group: Group, state: Readonly<Record<string, unknown>>, index: number): number {
     const { scalars: keys, rule: { hypers: { length: width } } } = this.#update, rows = this.count;
@@ -63,7 +65,7 @@ export class HyperRows<Group> {
       this.#spare = next;
       next = this.#nexts[rows]!;
     }
-    if (!own) this.#check(state, index);
+    if (!own && !this.#fine(state, index)) return -1;
     if ((rows + 1) * width > this.hypers.length) {
       const grown = new Float64Array(new ArrayBuffer(2 * (rows + 1) * width * 8));
       grown.set(this.hypers);
@@ -72,18 +74,19 @@ export class HyperRows<Group> {
     this.#starts[rows] = state;
     this.#update.next(group, state as Scalars, next);
     this.#update.hypers(group, state as Scalars, this.hypers, rows * width);
-    if (own && this.#hasNaN(rows * width, width)) this.#check(state, index);
+    if (own && this.#hasNaN(rows * width, width) && !this.#fine(state, index)) return -1;
     return this.count++;
   }
 
-  /** Throws unless a state's numbers are numbers. */
-  #check(state: Readonly<Record<string, unknown>>, index: number): void {
+  /** Whether a state's numbers are numbers; throws where they are not, and the parameter is known. */
+  #fine(state: Readonly<Record<string, unknown>>, index: number): boolean {
     for (const key of this.#update.scalars) {
       const value = state[key];
-      if (typeof value !== "number" || value !== value) {
-        throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
-      }
+      if (typeof value === "number" && value === value) continue;
+      if (index < 0) return false;
+      throw new TypeError(`${key} of ${this.#label(index)} must be a number, got ${show(value)}`);
     }
+    return true;
   }
 
   /** Whether a NaN has come of a state's numbers: our own are looked at only then, since V8 makes an object of each. */

@@ -200,8 +200,8 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
   #prepareSteady(steady: SteadyState): boolean {
     const scalars = steady.first ?? NO_STATE;
     this.#rows.clear();
-    const row = this.#rows.of(this.group, scalars, 0);
-    if (!steady.raise(this.#params, this.#rows.next(row))) return false;
+    const row = this.#rows.of(this.group, scalars, -1);
+    if (row < 0 || !steady.raise(this.#params, this.#rows.next(row))) return false;
     for (const job of this.jobs) job.bindHypers(this.#rows.hypers, this.#rows.count);
     return true;
   }
@@ -247,9 +247,14 @@ export class GroupPlan<Group extends { params: Parameter[] }> {
     if (grads !== undefined) { for (let i = 0; i < grads.length; i++) this.#slots[i]!.grad = grads[i]!; }
   }
 
-  /** Undoes what `prepare()` has done to numbers that can be seen. */
-  rollback(): void {
+  /**
+   * Undoes what `prepare()` has done to numbers that can be seen.
+   *
+   * @returns whether it had made state: from options and a map that may be others at the next step, so the plan is of no more use
+   */
+  rollback(): boolean {
     this.#steady?.lower();
+    return this.#steady === null && this.#slots.some(({ bound, fresh }) => bound && fresh !== null);
   }
 
   /** Whether the state's tensors are the bound ones; throws where one has lost its elements. */

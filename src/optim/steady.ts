@@ -338,6 +338,7 @@ export class SteadyState {
     if (this.#behind) return;
     this.#behind = true;
     this.state.fallBehind(this);
+    if (this.state.seen) this.state.catchUp(); // somebody has looked while the arrays were looked at: a getter of theirs
   }
 
   /** Writes numbers into the states that are behind. */
