@@ -1,10 +1,11 @@
+import { writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { join } from "@std/path";
 import fc from "fast-check";
 import { Adam, type CheckpointTensor, load, Parameter, save, SGD, SparseTensor, type TensorDType } from "../mod.ts";
 import { arrayNameOf, TENSOR_DTYPES, viewAs } from "../src/checkpoint/value.ts";
-import { withFolder } from "./support/checkpoints.ts";
+import { pickle, tensor as tensorPickle, text, torchFile, withFolder } from "./support/checkpoints.ts";
 
 const ENDINGS = [".pt", ".safetensors"];
 
@@ -296,4 +297,22 @@ test("save() and load() refuse a path with another ending, or none", async () =>
     await assertRejects(() => load(path), RangeError, "path must end in .safetensors or .pt");
   }
   await assertRejects(() => save(3 as unknown as string, {}), TypeError, "path must be a string, got 3");
+});
+
+test("load() takes the 0-d tensors that torch's rates and betas may be for numbers, in groups and schedulers alone", async () => {
+  await withFolder(async (folder) => {
+    const path = join(folder, "rates.pt"), single = tensorPickle("0", 1, pickle(")"), pickle(")"));
+    const group = pickle("}(", text("lr"), single, text("betas"), single, single, "\x86", text("params"), "]u");
+    const optimizer = pickle("}(", text("state"), "}", text("param_groups"), "](", group, "eu");
+    const list = pickle("](", single, "e");
+    const scheduler = pickle("}(", text("last_epoch"), "K\x03", text("base_lrs"), list, text("_last_lr"), list, "u");
+    const parts = [text("optimizer"), optimizer, text("scheduler"), scheduler, text("model"), single];
+    writeFileSync(path, torchFile(pickle("}(", ...parts, "u"), { 0: new Uint8Array(Float32Array.of(0.1).buffer) }));
+    const rate = Math.fround(0.1);
+    assertEquals(await load(path), {
+      optimizer: { state: {}, paramGroups: [{ lr: rate, betas: [rate, rate], params: [] }] },
+      scheduler: { lastEpoch: 3, baseLrs: [rate], lastLr: [rate] },
+      model: { dtype: "float32", shape: [], data: Float32Array.of(0.1) },
+    });
+  });
 });

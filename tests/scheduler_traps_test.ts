@@ -46,6 +46,19 @@ test("ConstantLR's factor 0 is refused (torch: 0, 0, then ZeroDivisionError at t
   );
 });
 
+test("LinearLR ends at 0 with endFactor 0, not below, where the next step would refuse it (torch's ends at -1.5e-18)", () => {
+  for (const startFactor of [1 / 3, 0.1, 0.7, 1]) {
+    for (let totalIters = 1; totalIters <= 60; totalIters++) {
+      const optimizer = sgd(0.1), scheduler = new LinearLR(optimizer, { startFactor, endFactor: 0, totalIters });
+      const values = run(optimizer, scheduler, totalIters + 2);
+      assert(values.slice(0, totalIters).every(([lr]) => lr! > 1e-4), `${startFactor} ${totalIters}`);
+      for (const [lr] of values.slice(totalIters)) {
+        assert(lr! >= 0 && lr! < 1e-15, `${startFactor} ${totalIters} ${lr}`);
+      }
+    }
+  }
+});
+
 const oneCycle = (options: Omit<OneCycleLROptions, "maxLr">, steps: number): number[] => {
   const optimizer = sgd(1);
   const all = { maxLr: 1, annealStrategy: "linear", cycleMomentum: false, ...options } as const;

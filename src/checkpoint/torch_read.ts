@@ -144,6 +144,14 @@ export function fromTorch(root: PythonValue, marks: Mark | null | undefined): un
     return object;
   }
 
+  /** A group's option, or what a scheduler has: torch's learning rates and betas may be 0-d tensors, which are numbers here. */
+  function option(value: PythonValue, mark: Mark | null, depth: number): unknown {
+    if (isMarked) return convert(value, mark, depth);
+    if (isArray(value)) return once(value, depth, () => value.map((item) => option(item, null, depth + 1)));
+    const single = value instanceof TensorView && value.shape.length === 0 && /^float(32|64)$/.test(value.dtype);
+    return single ? scalarOf(value) : convert(value, mark, depth);
+  }
+
   function optimizer(entries: PythonDict, mark: Mark | null, depth: number): Plain {
     return dict(entries, (item, key) => {
       const within = inside(mark, key);
@@ -164,7 +172,7 @@ export function fromTorch(root: PythonValue, marks: Mark | null | undefined): un
           if (!isDict(group)) return convert(group, groupMark, depth + 2);
           return dict(
             group,
-            (value, name) => convert(value, inside(groupMark, name), depth + 3),
+            (value, name) => option(value, inside(groupMark, name), depth + 3),
             (name) => GROUP_NAMES.fromTorch(name),
           );
         });
@@ -201,7 +209,7 @@ export function fromTorch(root: PythonValue, marks: Mark | null | undefined): un
       if (key === "best" && (item === Infinity || item === -Infinity) && entries.has("num_bad_epochs") && !isMarked) {
         return null;
       }
-      return convert(item, inside(mark, key), depth + 1);
+      return option(item, inside(mark, key), depth + 1);
     }, (key) => names.fromTorch(key));
   }
 

@@ -97,9 +97,9 @@ const SCHEMA: Schema<CyclicLROptions> = {
  * ```
  *
  * Paper: Smith 2015, "Cyclical Learning Rates for Training Neural Networks" (arXiv:1506.01186). torch source:
- * `torch/optim/lr_scheduler.py`. Differences: with `lastEpoch` the first rate comes from `baseLr` as well (torch's from
- * `initialLr`); `initialLr` is what the group had before, so that other schedules' bases stay; momentum that the optimizer
- * did not have is warned of; inside a SequentialLR momentum is as it was until the turn comes.
+ * `torch/optim/lr_scheduler.py`. Differences: with `lastEpoch`, and after another scheduler was made, the first rate comes from
+ * `baseLr` as well (torch's from `initialLr`); `initialLr` is what the group had before, so that other schedules' bases stay;
+ * momentum that the optimizer did not have is warned of; inside a SequentialLR momentum is as it was until the turn comes.
  *
  * @example
  * ```ts

@@ -218,7 +218,8 @@ const LINEARLR_SCHEMA: Schema<LinearLROptions> = {
  * from value(t - 1): times 1 + (end - start) / (T start + (t - 1) (end - start)) for 0 < t <= T
  * ```
  *
- * torch source: `torch/optim/lr_scheduler.py`. Differences: a `totalIters` of 0 is refused (torch stays at `startFactor` for ever).
+ * torch source: `torch/optim/lr_scheduler.py`. Differences: a `totalIters` of 0 is refused (torch stays at `startFactor` for ever);
+ * an `endFactor` of 0 ends at 0 or a rounding above it (torch: or below it).
  *
  * @example
  * ```ts
@@ -251,7 +252,8 @@ export class LinearLR extends LRScheduler {
         const { startFactor, endFactor, totalIters } = o.state, rise = endFactor - startFactor;
         if (t === 0) return value * startFactor;
         if (steps === 0 || t > totalIters) return value;
-        return value * (1 + rise / (totalIters * startFactor + (t - 1) * rise));
+        // with endFactor 0 the last factor is 0, which rounding may take below
+        return value * Math.max(0, 1 + rise / (totalIters * startFactor + (t - 1) * rise));
       },
     });
   }
