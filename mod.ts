@@ -50,6 +50,8 @@ export type { LoadOptions } from "./src/optim/match_names.ts";
 export type { OptionSpec, Schema } from "./src/optim/options.ts";
 export type {
   GroupExtras,
+  InitialOptions,
+  InitialValues,
   NamedParameter,
   ParameterLike,
   ParamGroup,

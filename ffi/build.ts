@@ -129,7 +129,7 @@ export function findZig(log: (text: string) => void = () => {}): { command: Zig;
       "  2. put `zig` on the PATH\n" +
       "  3. on Linux x64: `npm ci --prefix toolchain` (this script does it by itself where npm is to be had)\n" +
       "  4. `pip install ziglang`, which is found as `python3 -m ziglang`\n" +
-      "Without the native library everything works all the same, in TypeScript, and slower.",
+      "Without it the prebuilt libraries are used, or WebAssembly: it is needed only where csrc/ has been changed.",
   );
 }
 

@@ -203,6 +203,7 @@ export function backend(): BackendInfo {
  * Sets how many threads a step may use; small steps use one all the same. Results do not depend on it.
  *
  * @param n the number of threads, an integer >= 1; the library has at most 64
+ * @throws {TypeError} if it is no number
  * @throws {RangeError} if n is anything else
  * @example
  * ```ts
@@ -216,6 +217,7 @@ export function backend(): BackendInfo {
  * ```
  */
 export function setNumThreads(n: number): void {
+  if (typeof n !== "number") throw new TypeError(`n must be a number, got ${show(n)}`);
   if (!Number.isSafeInteger(n) || n < 1) throw new RangeError(`n must be an integer >= 1, got ${show(n)}`);
   threads = n;
 }

@@ -24,7 +24,7 @@ import { larger } from "../ffi/reductions.ts";
 import { DeviceArray } from "./cuda/device_array.ts";
 import { memorySpan, onHost } from "./cuda/transfer.ts";
 import { type DType, DTYPES, isTypedArray, readInto, type TypedArray } from "./dtype.ts";
-import { kind, show } from "./errors.ts";
+import { checkKeys, kind, show } from "./errors.ts";
 import { DeviceRows } from "./foreach_device.ts";
 import { listBackend } from "./foreach_plan.ts";
 import { CLAMP_RULE, MUL_RULE, SCALE_RULE } from "./foreach_rules.ts";
@@ -349,14 +349,7 @@ function root(sum: number, order: number): number {
  * ```
  */
 export function clipGradNorm(params: GradOwners, maxNorm: number, options: ClipGradNormOptions = {}): number {
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(`options must be an object, got ${show(options)}`);
-  }
-  for (const key of Object.keys(options)) {
-    if (key !== "normType" && key !== "errorIfNonfinite") {
-      throw new TypeError(`clipGradNorm() has no option ${show(key)}; it has normType, errorIfNonfinite`);
-    }
-  }
+  checkKeys(options, ["normType", "errorIfNonfinite"], "clipGradNorm()");
   const { normType = 2, errorIfNonfinite = false } = options;
   LIMIT.check(maxNorm, "maxNorm");
   if (typeof normType !== "number") throw new TypeError(`normType must be a number, got ${show(normType)}`);

@@ -95,6 +95,29 @@ export function show(value: unknown): string {
   return kind(value);
 }
 
+/**
+ * Throws a TypeError unless something is an object of options, with no others than those that are known: an array, a Map or a Promise has
+ * none to read, and would be taken for defaults.
+ *
+ * @param options what the caller gave
+ * @param known the options there are
+ * @param owner who has them, for the message
+ */
+export function checkKeys(options: unknown, known: readonly string[], owner: string): void {
+  checkOptionsObject(options, "options");
+  for (const key of Object.keys(options)) {
+    if (!known.includes(key)) throw new TypeError(`${owner} has no option ${show(key)}; it has ${known.join(", ")}`);
+  }
+}
+
+/** Throws a TypeError unless something is an object, of which options can be read. */
+export function checkOptionsObject(options: unknown, what: string): asserts options is object {
+  if (typeof options === "object" && options !== null && !(Symbol.iterator in options) && !("then" in options)) return;
+  throw new TypeError(
+    `${what} must be an object, got ${typeof options === "object" && options !== null ? kind(options) : show(options)}`,
+  );
+}
+
 /** What kind of object something is: its class, with an article. */
 export function kind(value: object): string {
   const name = Array.isArray(value) ? "Array" : (value.constructor as { name?: string } | undefined)?.name || "object";

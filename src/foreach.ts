@@ -37,7 +37,7 @@
 import { DeviceArray } from "./cuda/device_array.ts";
 import { copyBits, onHost } from "./cuda/transfer.ts";
 import { allocate, type DType, readInto, type TypedArray, writeFrom } from "./dtype.ts";
-import { show } from "./errors.ts";
+import { checkKeys, show } from "./errors.ts";
 import { DeviceRows } from "./foreach_device.ts";
 import {
   checkLists,
@@ -72,12 +72,7 @@ function checkNumber(value: unknown, name: string): asserts value is number {
 
 /** Reads the one option that a function has. */
 function readOption(options: unknown, call: string, key: string): unknown {
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(`options must be an object, got ${show(options)}`);
-  }
-  for (const other of Object.keys(options)) {
-    if (other !== key) throw new TypeError(`${call}() has no option ${show(other)}; it has ${key}`);
-  }
+  checkKeys(options, [key], `${call}()`);
   return (options as Record<string, unknown>)[key];
 }
 

@@ -18,7 +18,7 @@ import {
   type TypedArray,
   writeFrom,
 } from "./dtype.ts";
-import { kind, show } from "./errors.ts";
+import { checkKeys, kind, show } from "./errors.ts";
 import { SparseTensor } from "./sparse_tensor.ts";
 
 /** What {@linkcode Parameter}'s constructor takes beside the data. */
@@ -105,22 +105,15 @@ export class Parameter {
    * @throws {RangeError} if the shape does not have as many elements as data
    */
   constructor(data: TypedArray | DeviceArray | readonly number[], options: ParameterOptions = {}) {
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(`options must be an object, got ${show(options)}`);
-    }
-    for (const key of Object.keys(options)) {
-      if (!OPTIONS.includes(key)) {
-        throw new TypeError(`Parameter has no option ${show(key)}; it has ${OPTIONS.join(", ")}`);
-      }
-    }
+    checkKeys(options, OPTIONS, "Parameter");
     const { shape, name, dtype, requiresGrad = true } = options;
     if (name !== undefined && typeof name !== "string") throw new TypeError(`name must be a string, got ${show(name)}`);
     if (typeof requiresGrad !== "boolean") {
       throw new TypeError(`requiresGrad must be a boolean, got ${show(requiresGrad)}`);
     }
     if (Array.isArray(data)) {
-      const strange = data.find((x) => typeof x !== "number");
-      if (strange !== undefined) throw new TypeError(`data must be numbers, got ${show(strange)} among them`);
+      const strange = data.findIndex((x) => typeof x !== "number");
+      if (strange >= 0) throw new TypeError(`data must be numbers, got ${show(data[strange])} among them`);
       this.dtype = dtype === undefined ? "float32" : checkDType(dtype);
       this.data = allocate(this.dtype, data.length);
       writeFrom(this.data, this.dtype, 0, data, data.length);
@@ -331,10 +324,13 @@ export class Parameter {
 function checkShape(shape: readonly number[]): number[] {
   if (!Array.isArray(shape)) {
     throw new TypeError(
-      `shape must be an array of lengths, got ${typeof shape === "object" ? kind(shape) : show(shape)}`,
+      `shape must be an array of lengths, got ${
+        typeof shape === "object" && shape !== null ? kind(shape) : show(shape)
+      }`,
     );
   }
   for (const n of shape) {
+    if (typeof n !== "number") throw new TypeError(`shape must be integers >= 0, got ${show([...shape])}`);
     if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`shape must be integers >= 0, got ${show([...shape])}`);
   }
   return [...shape];

@@ -7,7 +7,7 @@
 import { jsBackend } from "../ffi/js.ts";
 import { allocate, arrayNames, checkDType, type DType, dtypeOf, holds, isTypedArray, writeFrom } from "./dtype.ts";
 import type { TypedArray } from "./dtype.ts";
-import { kind, show } from "./errors.ts";
+import { checkKeys, kind, show } from "./errors.ts";
 
 /** What {@linkcode SparseTensor}'s constructor takes beside indices, values and shape. */
 export interface SparseTensorOptions {
@@ -85,12 +85,7 @@ export class SparseTensor implements SparseData {
     shape: readonly number[],
     options: SparseTensorOptions = {},
   ) {
-    if (typeof options !== "object" || options === null) {
-      throw new TypeError(`options must be an object, got ${show(options)}`);
-    }
-    for (const key of Object.keys(options)) {
-      if (key !== "dtype") throw new TypeError(`SparseTensor has no option ${show(key)}; it has dtype`);
-    }
+    checkKeys(options, ["dtype"], "SparseTensor");
     this.shape = Object.freeze(checkShape(shape));
     this.dtype = isTypedArray(values)
       ? dtypeOf(values, options.dtype)

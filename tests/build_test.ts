@@ -13,7 +13,9 @@ const script = (
 test("a build without zig ends in an error that lists the four ways to get it", { timeout: 180_000 }, async () => {
   const { code, stderr } = await run(process.execPath, script("--force"), { env: { FLATSTEP_ZIG: "/no/such/zig" } });
   assertEquals(code, 1);
-  for (const way of ["FLATSTEP_ZIG", "PATH", "npm ci --prefix toolchain", "pip install ziglang", "in TypeScript"]) {
+  for (
+    const way of ["FLATSTEP_ZIG", "PATH", "npm ci --prefix toolchain", "pip install ziglang", "prebuilt libraries"]
+  ) {
     assertStringIncludes(stderr, way);
   }
 });

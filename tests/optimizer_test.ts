@@ -345,6 +345,21 @@ test("state is cast to the parameter's dtype, as in torch, and numbers are not",
   assertEquals([...target.state.get(p)!["expAvg"] as Float64Array], [...state[0]!["expAvg"] as Float32Array]);
 });
 
+test("SGD takes a momentumBuffer of null for none yet, as older versions of torch save it for momentum 0", () => {
+  const end = (load: boolean, momentum: number) => {
+    const p = parameter(),
+      optimizer = new SGD([p], { momentum, dampening: 0.5 }),
+      { paramGroups } = optimizer.stateDict();
+    if (load) optimizer.loadStateDict({ state: { 0: { momentumBuffer: null } }, paramGroups } as unknown as StateDict);
+    for (let t = 0; t < 3; t++) optimizer.step();
+    return [...p.data, ...(optimizer.state.get(p)?.["momentumBuffer"] as Float32Array | undefined) ?? []];
+  };
+  for (const momentum of [0, 0.9]) assertEquals(end(true, momentum), end(false, momentum));
+  const adam = new Adam([parameter()]), { paramGroups } = adam.stateDict();
+  const none = { state: { 0: { step: 1, expAvg: null, expAvgSq: null } }, paramGroups } as unknown as StateDict;
+  assertThrows(() => adam.loadStateDict(none), StateDictError, "state[0].expAvg must be a typed array of 2, got null");
+});
+
 test("an Adam state dict may be loaded into AdamW, which stays decoupled", () => {
   const adam = new Adam([parameter()]), adamw = new AdamW([parameter()]);
   adam.step();

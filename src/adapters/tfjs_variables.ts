@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kind, show } from "../errors.ts";
+import { checkKeys, kind, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { bind, type Bound, canShare, numbersOf } from "./tfjs_memory.ts";
 import type { TfApi, TfTensor, TfVariable } from "./tfjs_types.ts";
@@ -20,13 +20,7 @@ export interface TfVariablesOptions {
 
 /** Checks the options; those of a subclass are in `more`. */
 export function readOptions(options: unknown, owner: string, more: readonly string[] = []): { copy?: boolean } {
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(`options must be an object, got ${show(options)}`);
-  }
-  const known = ["copy", ...more];
-  for (const key of Object.keys(options)) {
-    if (!known.includes(key)) throw new TypeError(`${owner} has no option ${show(key)}; it has ${known.join(", ")}`);
-  }
+  checkKeys(options, ["copy", ...more], owner);
   const { copy } = options as TfVariablesOptions;
   if (copy === undefined) return {};
   if (typeof copy !== "boolean") throw new TypeError(`copy must be a boolean, got ${show(copy)}`);

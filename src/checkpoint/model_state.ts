@@ -5,7 +5,7 @@
  */
 
 import { deviceOf } from "../cuda/device_array.ts";
-import { show, StateDictError } from "../errors.ts";
+import { checkKeys, show, StateDictError } from "../errors.ts";
 import { announceChange } from "./live.ts";
 import { type ModelTensor, modelTensors } from "./model_tensors.ts";
 import { tensorFrom } from "./tree.ts";
@@ -103,9 +103,7 @@ export function loadModelStateDict(
   stateDict: ModelStateDict,
   options: LoadModelOptions = {},
 ): LoadModelResult {
-  for (const key of Object.keys(options)) {
-    if (key !== "strict") throw new TypeError(`loadModelStateDict() has no option ${show(key)}; it has strict`);
-  }
+  checkKeys(options, ["strict"], "loadModelStateDict()");
   const { strict = true } = options;
   if (typeof strict !== "boolean") throw new TypeError(`strict must be a boolean, got ${show(strict)}`);
   const own = modelTensors(model, "the model");

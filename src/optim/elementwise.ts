@@ -211,9 +211,11 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
     }
   }
 
-  /** Puts numbers back that `prepare()` has raised. */
+  /** Puts numbers back that `prepare()` has raised; state that it has made is made again at the next step. */
   #rollback(): void {
-    for (const plan of this.#plans ?? []) plan.rollback();
+    let made = this.#devices?.madeState ?? false;
+    for (const plan of this.#plans ?? []) made = plan.rollback() || made;
+    if (made) this.#version = -1;
   }
 
   /**
@@ -376,14 +378,19 @@ export abstract class ElementwiseOptimizer<Options extends ElementwiseOptions> e
 
   /** A parameter's state from a state dict's entry: the rule's tensors, copied and cast, and its numbers. */
   protected override readState(entry: Readonly<Record<string, unknown>>, p: Parameter, where: string): ParameterState {
-    const { scalars, rule, sparse } = this.#update;
+    const { scalars, rule, sparse, freshFlags } = this.#update;
     const known = rule.buffers.slice(2).map((buffer) => buffer.split(":")[0]!);
     const state: ParameterState = {};
     for (const [key, value] of Object.entries(entry)) {
       if (scalars.includes(key)) {
         if (typeof value !== "number") throw new StateDictError(`${where}.${key} must be a number, got ${show(value)}`);
+        if (key === "step" && !(value >= 0 && value < Infinity)) {
+          throw new StateDictError(`${where}.step must be >= 0 and finite, got ${show(value)}`);
+        }
         state[key] = value;
       } else if (known.includes(key)) {
+        // none yet: older versions of torch save it for momentum 0
+        if (value === null && freshFlags !== 0) continue;
         state[key] = sparse?.sparseState && isSparseEntry(value)
           ? readSparse(value, p, `${where}.${key}`)
           : readTensor(value, { data: likeOf(p), dtype: p.dtype, size: p.size }, `${where}.${key}`);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { show } from "../errors.ts";
+import { checkKeys, show } from "../errors.ts";
 
 /** What a `register…` call returns. */
 export interface HookHandle {
@@ -25,11 +25,10 @@ export class Hooks<Hook> {
   /** Adds a hook. */
   add(hook: Hook, options: HookOptions = {}): HookHandle {
     if (typeof hook !== "function") throw new TypeError(`a hook must be a function, got ${show(hook)}`);
-    for (const key of Object.keys(options)) {
-      if (key !== "prepend") throw new TypeError(`a hook has no option ${show(key)}; it has prepend`);
-    }
-    const entry = { hook };
-    this.#hooks = options.prepend ? [entry, ...this.#hooks] : [...this.#hooks, entry];
+    checkKeys(options, ["prepend"], "a hook");
+    const { prepend = false } = options, entry = { hook };
+    if (typeof prepend !== "boolean") throw new TypeError(`prepend must be a boolean, got ${show(prepend)}`);
+    this.#hooks = prepend ? [entry, ...this.#hooks] : [...this.#hooks, entry];
     return {
       remove: () => {
         this.#hooks = this.#hooks.filter((h) => h !== entry);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { show, StateDictError } from "../errors.ts";
+import { checkKeys, show, StateDictError } from "../errors.ts";
 import type { StateDict, StateDictGroup } from "./state_dict.ts";
 
 /** Options of `loadStateDict()`. */
@@ -17,11 +17,7 @@ export interface LoadOptions {
 
 /** Checks the options of `loadStateDict()`, and fills in the defaults. */
 export function readLoadOptions(options: LoadOptions): Required<LoadOptions> {
-  for (const key of Object.keys(options)) {
-    if (key !== "match" && key !== "strict") {
-      throw new TypeError(`loadStateDict() has no option ${show(key)}; it has match, strict`);
-    }
-  }
+  checkKeys(options, ["match", "strict"], "loadStateDict()");
   const { match = "position", strict = true } = options;
   if (match !== "position" && match !== "name") {
     throw new TypeError(`match must be "position" or "name", got ${show(match)}`);
@@ -42,7 +38,13 @@ function placesOf(dict: StateDict, whose: string): Map<string, Place> {
   if (typeof dict !== "object" || dict === null || !Array.isArray(dict.paramGroups)) {
     throw new StateDictError(`a state dict must be { state, paramGroups }, got ${show(dict)}`);
   }
+  if (typeof dict.state !== "object" || dict.state === null || dict.state instanceof Map) {
+    throw new StateDictError(`state of the ${whose} must be an object, got ${show(dict.state)}`);
+  }
   dict.paramGroups.forEach((group, g) => {
+    if (typeof group !== "object" || group === null) {
+      throw new StateDictError(`paramGroups[${g}] must be an object with params, got ${show(group)}`);
+    }
     const names = group.paramNames, count = group.params?.length ?? 0;
     if (count === 0) return;
     if (!Array.isArray(names) || names.length !== count) {

@@ -15,6 +15,7 @@ export function powInt(x: number, n: number): number {
     }
     return result;
   }
+  if (n === Infinity) return x ** n; // 0 below 1: nothing that engines could differ in, and halving would not end
   for (let k = n; k > 0; k = Math.floor(k / 2)) {
     if (k % 2 === 1) result *= base;
     base *= base;

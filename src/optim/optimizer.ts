@@ -5,8 +5,9 @@
  */
 
 import { addLiveSource, announceChange, type LiveState, pendingSaves } from "../checkpoint/live.ts";
-import { show } from "../errors.ts";
-import type { Parameter } from "../parameter.ts";
+import { isTypedArray, type TypedArray } from "../dtype.ts";
+import { checkKeys, show } from "../errors.ts";
+import { Parameter } from "../parameter.ts";
 import { type Measurement, profiling, startStep, tellStep } from "../profile.ts";
 import { emptySparse, SparseTensor } from "../sparse_tensor.ts";
 import { refusePromise } from "./checks.ts";
@@ -65,6 +66,8 @@ export type StateDictPostHook = (optimizer: AnyOptimizer, stateDict: StateDict) 
 export type LoadStateDictPreHook = (optimizer: AnyOptimizer, stateDict: StateDict) => void | StateDict;
 /** Runs when a state dict has been loaded. */
 export type LoadStateDictPostHook = (optimizer: AnyOptimizer) => void;
+
+const ZERO_GRAD_OPTIONS = ["setToNull"];
 
 const globalPre = new Hooks<StepPreHook>();
 const globalPost = new Hooks<StepPostHook>();
@@ -250,6 +253,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
     const index = this.paramGroups.length;
     let group: ParamGroup<Options>;
     inGroup(index, () => {
+      if ((input as unknown) instanceof Parameter) {
+        throw new TypeError("a param group must be { params }, got a Parameter");
+      }
       const options = readOptions(input, this.#schema, this.constructor.name, true);
       const { params, names } = readGroupParams(options["params"], options["paramNames"]);
       delete options["paramNames"];
@@ -268,6 +274,9 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
 
   /** Throws unless a group's options are as they must be. */
   #checkOptions(group: ParamGroup<Options>): void {
+    if (typeof group !== "object" || group === null) {
+      throw new TypeError(`a param group must be an object, got ${show(group)}`);
+    }
     const values = group as Record<string, unknown>, schema = this.#schema;
     for (const key of this.#keys) schema[key]!.check(values[key], key);
     for (const key in values) {
@@ -339,11 +348,10 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
    * skipped by `step()`: no decay, no momentum, no count. One whose gradient is zero is not.
    *
    * @param options `setToNull`: null (the default, true) or zeros in place (false)
+   * @throws {TypeError} for anything but an object with a boolean `setToNull`: torch's positional `False` is `{ setToNull: false }`
    */
   zeroGrad(options: { setToNull?: boolean } = {}): void {
-    for (const key of Object.keys(options)) {
-      if (key !== "setToNull") throw new TypeError(`zeroGrad() has no option ${show(key)}; it has setToNull`);
-    }
+    checkKeys(options, ZERO_GRAD_OPTIONS, "zeroGrad()");
     const { setToNull = true } = options;
     if (typeof setToNull !== "boolean") throw new TypeError(`setToNull must be a boolean, got ${show(setToNull)}`);
     for (const group of this.paramGroups) {
@@ -475,9 +483,14 @@ export abstract class Optimizer<Options extends object = Record<string, unknown>
   }
 
   #announce(): void {
-    announceChange(() =>
-      this.paramGroups.flatMap(({ params }) => params.filter((p) => p.device === "cpu").map(({ data }) => data))
-    );
+    const arrays: TypedArray[] = [];
+    for (const group of this.paramGroups as readonly (ParamGroup<Options> | null | undefined)[]) { // not checked yet
+      if (!Array.isArray(group?.params)) continue;
+      for (const p of group.params as unknown[]) {
+        if (p instanceof Parameter && p.device === "cpu" && isTypedArray(p.data)) arrays.push(p.data);
+      }
+    }
+    announceChange(() => arrays);
   }
 
   /** Runs the pre hooks. Returns the arguments that they have left, or null where there are none and nothing has to be made. */

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { kind, show } from "../errors.ts";
+import { checkOptionsObject, show } from "../errors.ts";
 
 /** One option: its default value, and a check that throws. */
 export interface OptionSpec<T> {
@@ -243,7 +243,8 @@ export function optionsObject(options: Readonly<Record<string, unknown>>): Recor
 }
 
 /**
- * Reads options: own keys that are not undefined, each read once, arrays copied. Throws a TypeError for an unknown key.
+ * Reads options: own keys, and options that the object inherits (a class's getters), each read once; those that are undefined are
+ * absent, arrays are copied. Throws a TypeError for an unknown key.
  *
  * @param options what the caller gave
  * @param schema the options there are
@@ -251,15 +252,11 @@ export function optionsObject(options: Readonly<Record<string, unknown>>): Recor
  * @param group whether a group's further keys are allowed
  */
 export function readOptions(options: unknown, schema: object, owner: string, group: boolean): Record<string, unknown> {
-  if (typeof options !== "object" || options === null || Array.isArray(options)) {
-    throw new TypeError(
-      `${group ? "a param group" : "options"} must be an object, got ${
-        typeof options === "object" && options ? kind(options) : show(options)
-      }`,
-    );
-  }
+  checkOptionsObject(options, group ? "a param group" : "options");
   const read: Record<string, unknown> = {};
-  for (const key of Object.keys(options)) {
+  const own = Object.keys(options);
+  const inherited = Object.keys(schema).filter((key) => !own.includes(key) && key in options);
+  for (const key of [...own, ...inherited]) {
     const value = (options as Record<string, unknown>)[key];
     if (value === undefined) continue;
     if (!Object.hasOwn(schema, key) && !(group && isGroupKey(key, schema))) {

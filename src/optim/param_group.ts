@@ -9,6 +9,7 @@ import { isTypedArray, type TypedArray } from "../dtype.ts";
 import { kind, show } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import { Parameter } from "../parameter.ts";
+import { checkGroupKey } from "./options.ts";
 
 /** A parameter, or a typed array that is to be wrapped as one. */
 export type ParameterLike = Parameter | TypedArray;
@@ -34,12 +35,21 @@ export interface GroupExtras {
   name?: string;
   /** Anything of the user's own. */
   meta?: unknown;
-  /** The value that a schedule of another field starts from (`initialWeightDecay`, …). */
+}
+
+/** The values that schedules of other fields start from, as schedulers write them: `initialWeightDecay`, … */
+export interface InitialValues {
+  /** A field's. */
   [initial: `initial${string}`]: number | undefined;
 }
 
+/** The same by the names of the options there are: interfaces and classes, which have no index signature, are groups too. */
+export type InitialOptions<Options> = {
+  [Key in keyof Options & string as `initial${Capitalize<Key>}`]?: number | undefined;
+};
+
 /** A group as constructors take it: parameters, and options that differ from the constructor's. */
-export type ParamGroupInput<Options> = Partial<Options> & GroupExtras & {
+export type ParamGroupInput<Options> = Partial<Options> & GroupExtras & (InitialValues | InitialOptions<Options>) & {
   /** The group's parameters: all named, or none. */
   params: Iterable<ParameterLike | NamedParameter> | ParameterLike;
   /** Names, as groups of an optimizer have them. */
@@ -50,12 +60,16 @@ export type ParamGroupInput<Options> = Partial<Options> & GroupExtras & {
 export type Writable<T> = T extends readonly [infer A, infer B] ? [A, B] : T;
 
 /** A group of an optimizer: live, and checked again at each step. */
-export type ParamGroup<Options> = { -readonly [Key in keyof Options]-?: Writable<Options[Key]> } & GroupExtras & {
-  /** The group's parameters. */
-  params: Parameter[];
-  /** Their names, where they were given. */
-  paramNames?: string[];
-};
+export type ParamGroup<Options> =
+  & { -readonly [Key in keyof Options]-?: Writable<Options[Key]> }
+  & GroupExtras
+  & InitialValues
+  & {
+    /** The group's parameters. */
+    params: Parameter[];
+    /** Their names, where they were given. */
+    paramNames?: string[];
+  };
 
 /** What the first argument of an optimizer's constructor may be. */
 export type ParamsInput<Options> =
@@ -120,12 +134,19 @@ export function readGroupParams(params: unknown, paramNames: unknown): { params:
   if (names.length > 0 && names.length < found.length) {
     throw new TypeError(`params must all have a name or none: ${names.length} of ${found.length} have one`);
   }
-  if (names.length === 0 && paramNames !== undefined) {
+  if (paramNames !== undefined) {
+    checkGroupKey("paramNames", paramNames);
     const given = paramNames as readonly string[];
     if (given.length !== found.length) {
       throw new RangeError(`paramNames must have a name for each of ${found.length} params, got ${given.length} names`);
     }
-    names.push(...given);
+    if (names.length === 0) names.push(...given);
+    const other = names.findIndex((name, i) => name !== given[i]);
+    if (other >= 0) {
+      throw new RangeError(
+        `paramNames[${other}] must be ${show(names[other])}, as params have it, got ${show(given[other])}`,
+      );
+    }
   }
   return { params: found, names: names.length > 0 ? names : null };
 }

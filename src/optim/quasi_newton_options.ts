@@ -21,7 +21,7 @@ export interface QuasiNewtonOptions {
   toleranceGrad?: number;
   /** A step ends where parameters or the loss change by no more than this; >= 0, default 1e-9; 0 switches it off. */
   toleranceChange?: number;
-  /** How the step's length is found: null takes lr as it is. */
+  /** How the step's length is found: null takes lr as it is. Default null for LBFGS, `"strong_wolfe"` for BFGS. */
   lineSearchFn?: LineSearchFn | null;
   /** Maximizes the objective instead of minimizing it; default false. */
   maximize?: boolean;

@@ -129,7 +129,7 @@ const UPDATE: Update<Group> = {
  * ```
  *
  * State: `step` (number), `expAvg`, `expAvgSq` (each as long as the parameter, in its dtype). The first rectified step is the
- * sixth for beta2 >= 0.9; for beta2 <= 0.6 there is none.
+ * sixth for beta2 >= 0.9; for beta2 <= 2/3 there is none.
  * bfloat16 and float16 are computed in float32 and rounded once, when they are stored.
  *
  * Paper: Liu et al. 2019, "On the Variance of the Adaptive Learning Rate and Beyond" (arXiv:1908.03265). torch source: `torch/optim/radam.py`. Differences:

@@ -118,11 +118,11 @@ export function makeStateDict(
 ): StateDict {
   const dict: StateDict = { state: {}, paramGroups: [] };
   let id = 0;
-  for (const group of groups) {
+  for (const [g, group] of groups.entries()) {
     const saved: Record<string, unknown> = {};
     for (const [key, value] of Object.entries(group)) {
       if (key !== "params" && !NO_STATE.has(key)) {
-        saved[key] = typeof value === "object" ? structuredClone(value) : value;
+        saved[key] = typeof value === "object" ? copyOf(value, `paramGroups[${g}].${key}`, TypeError) : value;
       }
     }
     const params: number[] = [];
@@ -163,8 +163,23 @@ function copyState(entry: ParameterState): ParameterState {
   return copy;
 }
 
+/** Whether something is an object with keys: neither an array nor a Map, whose entries nobody would read. */
 function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return typeof value === "object" && value !== null && (ArrayBuffer.isView(value) || !(Symbol.iterator in value));
+}
+
+/** A copy of what may be anything, of a state dict or of the user's own. */
+function copyOf(
+  value: unknown,
+  where: string,
+  Problem: new (message: string, options: ErrorOptions) => Error,
+): unknown {
+  try {
+    return structuredClone(value);
+  } catch (error) {
+    const problem = `${where} must be plain data, which structuredClone() copies: ${(error as Error).message}`;
+    throw new Problem(problem, { cause: error });
+  }
 }
 
 /**
@@ -185,7 +200,8 @@ export function readStateDict(
   checkOptions: (group: Record<string, unknown>) => void,
 ): { groups: Record<string, unknown>[]; state: Map<Parameter, ParameterState> } {
   if (!isObject(dict) || !isObject(dict["state"]) || !Array.isArray(dict["paramGroups"])) {
-    throw new StateDictError(`a state dict must be { state, paramGroups }, got ${show(dict)}`);
+    const shown = isObject(dict) && dict["state"] instanceof Map ? "{ state: a Map }" : show(dict);
+    throw new StateDictError(`a state dict must be { state, paramGroups }, got ${shown}`);
   }
   const saved = dict["paramGroups"] as unknown[];
   if (saved.length !== groups.length) {
@@ -223,6 +239,11 @@ export function readStateDict(
 /** Shapes and dtypes, where the state dict has them. */
 function checkParameters(entry: Record<string, unknown>, params: readonly Parameter[], where: string): void {
   const { paramShapes, paramDtypes } = entry;
+  for (const [key, list] of Object.entries({ paramShapes, paramDtypes })) {
+    if (list !== undefined && !Array.isArray(list)) {
+      throw new StateDictError(`${where}.${key} must be an array, got ${show(list)}`);
+    }
+  }
   params.forEach((p, i) => {
     if (Array.isArray(paramShapes)) {
       const shape = paramShapes[i] as unknown;
@@ -265,7 +286,7 @@ function readGroup(
         `${where}.${key} is no option of this optimizer; it has ${Object.keys(schema).join(", ")}`,
       );
     }
-    read[key] = structuredClone(value);
+    read[key] = copyOf(value, `${where}.${key}`, StateDictError);
   }
   const names = read["paramNames"], count = (read["params"] as unknown[]).length;
   if (names !== undefined && (!Array.isArray(names) || names.length !== count)) {

@@ -7,7 +7,7 @@
 import { addLiveSource, announceChange, pendingSaves } from "../checkpoint/live.ts";
 import { copyBits } from "../cuda/transfer.ts";
 import type { TypedArray } from "../dtype.ts";
-import { CudaError, show } from "../errors.ts";
+import { checkKeys, CudaError, show } from "../errors.ts";
 import { forgetList } from "../foreach_plan.ts";
 import { Parameter } from "../parameter.ts";
 import { type AvgFn, getSwaMultiAvgFn, type MultiAvgFn } from "./averages.ts";
@@ -66,12 +66,7 @@ const swapped = new WeakSet<object>();
 const AVERAGE = getSwaMultiAvgFn();
 
 function readOptions(options: unknown): Required<AveragedModelOptions> {
-  if (!isObject(options)) throw new TypeError(`options must be an object, got ${show(options)}`);
-  for (const key of Object.keys(options)) {
-    if (!OPTIONS.includes(key)) {
-      throw new TypeError(`AveragedModel has no option ${show(key)}; it has ${OPTIONS.join(", ")}`);
-    }
-  }
+  checkKeys(options, OPTIONS, "AveragedModel");
   const { avgFn = null, multiAvgFn = null, useBuffers = false } = options as AveragedModelOptions;
   for (const [name, fn] of [["avgFn", avgFn], ["multiAvgFn", multiAvgFn]] as const) {
     if (fn !== null && typeof fn !== "function") throw new TypeError(`${name} must be a function, got ${show(fn)}`);
@@ -302,7 +297,9 @@ export class AveragedModel<M extends Module = Module> implements Module {
       throw new TypeError("the model has averaged weights in it: await swap() first");
     }
     const known = this.#pairing;
-    if (known?.model === model && known.own.holds(this.module) && known.other.holds(model)) return known;
+    if (known !== null && known.model === model && known.own.holds(this.module) && known.other.holds(model)) {
+      return known;
+    }
     this.#forget();
     const own = readTensors(this.module, "the averaged model"), other = readTensors(model, "the model");
     checkFit(own, other, "the model");

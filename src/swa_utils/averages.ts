@@ -5,7 +5,7 @@
  */
 
 import type { Rule } from "../../ffi/backend.ts";
-import { show } from "../errors.ts";
+import { checkKeys, show } from "../errors.ts";
 import { runLists } from "../foreach_plan.ts";
 import { LERP_RULE } from "../foreach_rules.ts";
 import type { Parameter } from "../parameter.ts";
@@ -50,12 +50,7 @@ const NAMES = ["averaged", "current"];
 function decayOf(decay: number, options: EmaOptions): (nAveraged: number) => number {
   if (typeof decay !== "number") throw new TypeError(`decay must be a number, got ${show(decay)}`);
   if (!(decay >= 0 && decay <= 1)) throw new RangeError(`decay must be >= 0 and <= 1, got ${show(decay)}`);
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(`options must be an object, got ${show(options)}`);
-  }
-  for (const key of Object.keys(options)) {
-    if (key !== "warmup") throw new TypeError(`an exponential average has no option ${show(key)}; it has warmup`);
-  }
+  checkKeys(options, ["warmup"], "an exponential average");
   const { warmup = false } = options;
   if (typeof warmup !== "boolean") throw new TypeError(`warmup must be a boolean, got ${show(warmup)}`);
   return warmup ? (n) => Math.min(decay, (1 + n) / (10 + n)) : () => decay;
