@@ -48,48 +48,34 @@ function identityOf(found: {
   return { identity: [found.dev, found.ino, found.size, ...times].join(" "), changed: Math.max(...times) };
 }
 
-/** Does it, with the system's name for what went wrong in the message, as node:fs has it. */
-function named<T>(body: () => T): T {
+/**
+ * Does it, with the system's name for what went wrong in the message, as node:fs has it.
+ *
+ * @param absent names of what is no error: the result is null then
+ */
+function named<T>(body: () => T, absent: readonly string[] = []): T | null {
   try {
     return body();
   } catch (error) {
     const { code, message } = error as { code?: string; message: string };
-    throw code === undefined ? error : new Error(`${code}: ${message}`);
+    if (code === undefined) throw error;
+    if (absent.includes(code)) return null;
+    throw new Error(`${code}: ${message}`);
   }
 }
 
 function denoFiles(own: NonNullable<typeof deno>): Files {
   return {
     look: (path) => {
-      try {
-        const found = own.lstatSync(path), { isFile, isDirectory, isSymlink, size } = found;
-        return {
-          isFile,
-          isDirectory,
-          isSymlink,
-          size,
-          uid: found.uid ?? 0,
-          mode: found.mode ?? 0,
-          ...identityOf(found),
-        };
-      } catch (error) {
-        const { code } = error as { code?: string };
-        if (code === "ENOENT" || code === "ENOTDIR") return null;
-        throw error;
-      }
+      const found = named(() => own.lstatSync(path), ["ENOENT", "ENOTDIR"]);
+      return found && { ...found, uid: found.uid ?? 0, mode: found.mode ?? 0, ...identityOf(found) };
     },
-    read: (path) => named(() => own.readFileSync(path)),
-    makeFolder: (path) => named(() => own.mkdirSync(path, { recursive: true, mode: 0o700 })),
-    create: (path, bytes) => named(() => own.writeFileSync(path, bytes, { createNew: true, mode: 0o600 })),
-    chmod: (path, mode) => named(() => own.chmodSync(path, mode)),
-    rename: (from, to) => named(() => own.renameSync(from, to)),
-    remove: (path) => {
-      try {
-        own.removeSync(path);
-      } catch (error) {
-        if ((error as { code?: string }).code !== "ENOENT") throw error;
-      }
-    },
+    read: (path) => named(() => own.readFileSync(path))!,
+    makeFolder: (path) => void named(() => own.mkdirSync(path, { recursive: true, mode: 0o700 })),
+    create: (path, bytes) => void named(() => own.writeFileSync(path, bytes, { createNew: true, mode: 0o600 })),
+    chmod: (path, mode) => void named(() => own.chmodSync(path, mode)),
+    rename: (from, to) => void named(() => own.renameSync(from, to)),
+    remove: (path) => void named(() => own.removeSync(path), ["ENOENT"]),
   };
 }
 

@@ -115,7 +115,7 @@ const TIMES_TELL_APART = 2000;
  * file is the same when it is to be opened, and nothing has changed it since, it is not read again.
  */
 export async function readAhead(target: string, { SHA256, SIZE }: Prebuilt): Promise<void> {
-  const path = pathOf(target, SHA256), files = fileSystem(), stats = files.look(path);
+  const path = pathOf(openableFolder(), target, SHA256), files = fileSystem(), stats = files.look(path);
   if (!stats?.isFile || stats.size !== SIZE || Date.now() - stats.changed < TIMES_TELL_APART) return;
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", files.read(path) as Uint8Array<ArrayBuffer>));
   const hex = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -123,9 +123,9 @@ export async function readAhead(target: string, { SHA256, SIZE }: Prebuilt): Pro
 }
 
 /** The path of a target's library, after it has been unpacked. */
-function pathOf(target: string, hash: string): string {
+function pathOf(folder: string, target: string, hash: string): string {
   const ending = isWindows() ? "dll" : platform()?.startsWith("darwin") ? "dylib" : "so";
-  return `${openableFolder()}${isWindows() ? "\\" : "/"}${target}-${hash}.${ending}`;
+  return `${folder}${isWindows() ? "\\" : "/"}${target}-${hash}.${ending}`;
 }
 
 function sha256(bytes: Uint8Array): string {
@@ -160,7 +160,7 @@ function write(files: Files, path: string, bytes: Uint8Array): void {
  * @throws {Error} with the reason, if it cannot be written there, or what is there cannot be trusted
  */
 export function unpack(target: string, prebuilt: Prebuilt): string {
-  const folder = openableFolder(), path = pathOf(target, prebuilt.SHA256);
+  const folder = openableFolder(), path = pathOf(folder, target, prebuilt.SHA256);
   const files = fileSystem(), mayWrite = granted({ name: "write", path: folder });
   const forbidden = `there is no permission to write to ${folder}: run with --allow-write`;
   if (look(files, folder) === null) {

@@ -24,7 +24,7 @@ import { larger } from "../ffi/reductions.ts";
 import { DeviceArray } from "./cuda/device_array.ts";
 import { memorySpan, onHost } from "./cuda/transfer.ts";
 import { type DType, DTYPES, isTypedArray, readInto, type TypedArray } from "./dtype.ts";
-import { checkKeys, kind, show } from "./errors.ts";
+import { checkKeys, describe, show } from "./errors.ts";
 import { DeviceRows } from "./foreach_device.ts";
 import { listBackend } from "./foreach_plan.ts";
 import { CLAMP_RULE, MUL_RULE, SCALE_RULE } from "./foreach_rules.ts";
@@ -236,8 +236,6 @@ function read(params: GradOwners): Gradients {
   }
   return new Gradients(backend, [...params]);
 }
-
-const describe = (value: unknown) => typeof value === "object" && value !== null ? kind(value) : show(value);
 
 function owners(list: readonly unknown[]): Parameter[] {
   return list.map((entry, i) => {

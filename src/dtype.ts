@@ -8,7 +8,7 @@
  * @module
  */
 
-import { kind, show } from "./errors.ts";
+import { describe, kind, show } from "./errors.ts";
 
 /** The element types of parameters, gradients and optimizer state. */
 export type DType = "float32" | "float64" | "float16" | "bfloat16";
@@ -201,4 +201,18 @@ export function writeFrom(
   } else {
     for (let i = 0; i < n; i++) array[from + i] = toFloat16(values[i]!);
   }
+}
+
+/** Checks a shape, and copies it. */
+export function checkShape(shape: readonly number[]): number[] {
+  if (!Array.isArray(shape)) {
+    throw new TypeError(
+      `shape must be an array of lengths, got ${describe(shape)}`,
+    );
+  }
+  for (const n of shape) {
+    if (typeof n !== "number") throw new TypeError(`shape must be integers >= 0, got ${show([...shape])}`);
+    if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`shape must be integers >= 0, got ${show([...shape])}`);
+  }
+  return [...shape];
 }

@@ -89,7 +89,7 @@ export function show(value: unknown): string {
   if (typeof value === "function") return "a function";
   if (typeof value !== "object" || value === null) return String(value);
   if (Array.isArray(value)) {
-    const shown = value.slice(0, 6).map((v) => typeof v === "object" && v !== null ? kind(v) : show(v)).join(", ");
+    const shown = value.slice(0, 6).map(describe).join(", ");
     return `[${shown}${value.length > 6 ? ", …" : ""}]`;
   }
   return kind(value);
@@ -113,9 +113,12 @@ export function checkKeys(options: unknown, known: readonly string[], owner: str
 /** Throws a TypeError unless something is an object, of which options can be read. */
 export function checkOptionsObject(options: unknown, what: string): asserts options is object {
   if (typeof options === "object" && options !== null && !(Symbol.iterator in options) && !("then" in options)) return;
-  throw new TypeError(
-    `${what} must be an object, got ${typeof options === "object" && options !== null ? kind(options) : show(options)}`,
-  );
+  throw new TypeError(`${what} must be an object, got ${describe(options)}`);
+}
+
+/** What something is that is of the wrong kind: an object's class, else the value itself. */
+export function describe(value: unknown): string {
+  return typeof value === "object" && value !== null ? kind(value) : show(value);
 }
 
 /** What kind of object something is: its class, with an article. */

@@ -12,7 +12,7 @@ import { bestBackend, getNumThreads } from "../ffi/load.ts";
 import { DeviceArray } from "./cuda/device_array.ts";
 import { memorySpan, placeName } from "./cuda/transfer.ts";
 import { arrayNames, type DType, holds, isTypedArray, type TypedArray } from "./dtype.ts";
-import { kind, show } from "./errors.ts";
+import { describe, show } from "./errors.ts";
 import { DeviceRows } from "./foreach_device.ts";
 import { WrittenMemory } from "./memory.ts";
 import { moveCount, Parameter } from "./parameter.ts";
@@ -35,8 +35,6 @@ export const override: { backend: Backend | null } = { backend: null };
 export function listBackend(): Backend {
   return override.backend ?? bestBackend();
 }
-
-const describe = (value: unknown) => typeof value === "object" && value !== null ? kind(value) : show(value);
 
 /** The numbers of a list's entry. */
 export function arrayOf(entry: Parameter | TypedArray | DeviceArray): TypedArray | DeviceArray {

@@ -10,6 +10,7 @@ import {
   allocate,
   arrayNames,
   checkDType,
+  checkShape,
   declareDType,
   type DType,
   dtypeOf,
@@ -18,7 +19,7 @@ import {
   type TypedArray,
   writeFrom,
 } from "./dtype.ts";
-import { checkKeys, kind, show } from "./errors.ts";
+import { checkKeys, show } from "./errors.ts";
 import { SparseTensor } from "./sparse_tensor.ts";
 
 /** What {@linkcode Parameter}'s constructor takes beside the data. */
@@ -319,19 +320,4 @@ export class Parameter {
     const place = this.#away === null ? "" : `, ${this.device}`;
     return `Parameter(${this.dtype} [${this.shape.join(", ")}]${name}${place})`;
   }
-}
-
-function checkShape(shape: readonly number[]): number[] {
-  if (!Array.isArray(shape)) {
-    throw new TypeError(
-      `shape must be an array of lengths, got ${
-        typeof shape === "object" && shape !== null ? kind(shape) : show(shape)
-      }`,
-    );
-  }
-  for (const n of shape) {
-    if (typeof n !== "number") throw new TypeError(`shape must be integers >= 0, got ${show([...shape])}`);
-    if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`shape must be integers >= 0, got ${show([...shape])}`);
-  }
-  return [...shape];
 }

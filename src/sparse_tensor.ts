@@ -5,9 +5,19 @@
  */
 
 import { jsBackend } from "../ffi/js.ts";
-import { allocate, arrayNames, checkDType, type DType, dtypeOf, holds, isTypedArray, writeFrom } from "./dtype.ts";
+import {
+  allocate,
+  arrayNames,
+  checkDType,
+  checkShape,
+  type DType,
+  dtypeOf,
+  holds,
+  isTypedArray,
+  writeFrom,
+} from "./dtype.ts";
 import type { TypedArray } from "./dtype.ts";
-import { checkKeys, kind, show } from "./errors.ts";
+import { checkKeys, describe, show } from "./errors.ts";
 
 /** What {@linkcode SparseTensor}'s constructor takes beside indices, values and shape. */
 export interface SparseTensorOptions {
@@ -87,6 +97,7 @@ export class SparseTensor implements SparseData {
   ) {
     checkKeys(options, ["dtype"], "SparseTensor");
     this.shape = Object.freeze(checkShape(shape));
+    if (shape.length === 0) throw new RangeError("shape must have at least one dimension, got []");
     this.dtype = isTypedArray(values)
       ? dtypeOf(values, options.dtype)
       : options.dtype === undefined
@@ -278,28 +289,11 @@ function sortRows(rows: Uint32Array): NamedRows {
   return { rows: other.slice(0, unique), order, starts: starts.slice(0, unique + 1) };
 }
 
-function checkShape(shape: readonly number[]): number[] {
-  if (!Array.isArray(shape)) {
-    throw new TypeError(
-      `shape must be an array of lengths, got ${
-        typeof shape === "object" && shape !== null ? kind(shape) : show(shape)
-      }`,
-    );
-  }
-  for (const n of shape) {
-    if (!Number.isSafeInteger(n) || n < 0) throw new RangeError(`shape must be integers >= 0, got ${show([...shape])}`);
-  }
-  if (shape.length === 0) throw new RangeError("shape must have at least one dimension, got []");
-  return [...shape];
-}
-
 function checkValues(values: TypedArray | readonly number[], dtype: DType): TypedArray {
   if (isTypedArray(values)) return values;
   if (!Array.isArray(values)) {
     throw new TypeError(
-      `values must be ${arrayNames(dtype)} or an array of numbers, got ${
-        typeof values === "object" && values !== null ? kind(values) : show(values)
-      }`,
+      `values must be ${arrayNames(dtype)} or an array of numbers, got ${describe(values)}`,
     );
   }
   for (let i = 0; i < values.length; i++) {
@@ -332,9 +326,7 @@ function readIndices(
   }
   if (!Array.isArray(given)) {
     throw new TypeError(
-      `indices must be an Int32Array or an array of arrays of integers, got ${
-        typeof given === "object" && given !== null ? kind(given) : show(given)
-      }`,
+      `indices must be an Int32Array or an array of arrays of integers, got ${describe(given)}`,
     );
   }
   const lists = given as readonly (readonly number[])[], sparseDims = lists.length;
@@ -348,9 +340,7 @@ function readIndices(
   lists.forEach((list: unknown, d) => {
     if (!Array.isArray(list)) {
       throw new TypeError(
-        `indices[${d}] must be an array of integers, got ${
-          typeof list === "object" && list !== null ? kind(list) : show(list)
-        }`,
+        `indices[${d}] must be an array of integers, got ${describe(list)}`,
       );
     }
     if (list.length !== nnz) {

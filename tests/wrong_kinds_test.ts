@@ -95,6 +95,11 @@ test("a Parameter refuses an undefined or missing number, and a shape of no numb
     TypeError,
     'shape must be integers >= 0, got ["1"]',
   );
+  assertThrows(
+    () => new SparseTensor([[0]], [1], ["2"] as never),
+    TypeError,
+    'shape must be integers >= 0, got ["2"]',
+  );
 });
 
 test("paramNames of a group must be an array of strings, and those that params have", () => {

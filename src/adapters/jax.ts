@@ -31,7 +31,7 @@
  */
 
 import type { TypedArray } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import { Parameter } from "../parameter.ts";
 import type { Module } from "../swa_utils/module.ts";
 
@@ -75,8 +75,6 @@ const isArray = (value: unknown): value is JaxArray =>
 const isBranch = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && value.constructor === Object;
 
-const got = (value: unknown) => typeof value === "object" && value !== null ? kind(value) : show(value);
-
 const step = (path: string, key: string) => /^[\w$]+$/.test(key) ? `${path}.${key}` : `${path}[${show(key)}]`;
 
 /** The structure of a tree, and its arrays in order. */
@@ -93,7 +91,7 @@ function flatten(tree: unknown, path: string, leaves: Leaf[], names: string[], n
     );
   }
   if (!isArray(tree)) {
-    throw new TypeError(`${path} must be a jax-js array, or an object or array of such, got ${got(tree)}`);
+    throw new TypeError(`${path} must be a jax-js array, or an object or array of such, got ${describe(tree)}`);
   }
   if (!DTYPES.includes(tree.dtype)) {
     throw new TypeError(`${path} must be of dtype ${DTYPES.map(show).join(", ")}, got ${show(tree.dtype)}`);
@@ -106,16 +104,16 @@ function flatten(tree: unknown, path: string, leaves: Leaf[], names: string[], n
 /** The arrays of a tree that must have this structure, in order. */
 function match(tree: unknown, structure: Structure, path: string, leaves: Leaf[]): void {
   if (typeof structure === "number") {
-    if (!isArray(tree)) throw new TypeError(`${path} must be a jax-js array, got ${got(tree)}`);
+    if (!isArray(tree)) throw new TypeError(`${path} must be a jax-js array, got ${describe(tree)}`);
     leaves[structure] = [path, tree];
   } else if (Array.isArray(structure)) {
-    if (!Array.isArray(tree)) throw new TypeError(`${path} must be an array, got ${got(tree)}`);
+    if (!Array.isArray(tree)) throw new TypeError(`${path} must be an array, got ${describe(tree)}`);
     if (tree.length !== structure.length) {
       throw new RangeError(`${path} must have ${structure.length} elements, got ${tree.length}`);
     }
     structure.forEach((child: Structure, i) => match(tree[i], child, `${path}[${i}]`, leaves));
   } else {
-    if (!isBranch(tree)) throw new TypeError(`${path} must be an object, got ${got(tree)}`);
+    if (!isBranch(tree)) throw new TypeError(`${path} must be an object, got ${describe(tree)}`);
     const extra = Object.keys(tree).find((key) => !Object.hasOwn(structure, key));
     if (extra !== undefined) throw new TypeError(`${step(path, extra)} is not in the parameters' tree`);
     for (const [key, child] of Object.entries(structure)) {
@@ -180,7 +178,7 @@ export class ParameterTree<T, I extends unknown[] = unknown[], O = unknown> impl
    */
   constructor(np: JaxNumpy, tree: T, forward?: (arrays: T, ...inputs: I) => O) {
     if (typeof (np as JaxNumpy | null)?.array !== "function") {
-      throw new TypeError(`np must be jax-js's numpy, got ${got(np)}`);
+      throw new TypeError(`np must be jax-js's numpy, got ${describe(np)}`);
     }
     if (forward !== undefined && typeof forward !== "function") {
       throw new TypeError(`forward must be a function, got ${show(forward)}`);
@@ -278,13 +276,13 @@ export class ParameterTree<T, I extends unknown[] = unknown[], O = unknown> impl
     return () => {
       const result = fn(this.arrays()) as unknown;
       if (!Array.isArray(result) || result.length !== 2) {
-        throw new TypeError(`fn must return [loss, gradients], got ${got(result)}`);
+        throw new TypeError(`fn must return [loss, gradients], got ${describe(result)}`);
       }
       const [loss, gradients] = result as unknown[];
       if (typeof loss !== "number" && !(isArray(loss) && loss.shape.every((n) => n === 1))) {
         throw new TypeError(
           `fn must return a loss that is one number, got ${
-            isArray(loss) ? `an array of shape ${show([...loss.shape])}` : got(loss)
+            isArray(loss) ? `an array of shape ${show([...loss.shape])}` : describe(loss)
           }`,
         );
       }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import type { Module } from "../swa_utils/module.ts";
 import { type NormLayer, TfBatchNorm } from "./tfjs_batch_norm.ts";
@@ -76,7 +76,7 @@ function checkModel(model: unknown): void {
   const { apply, layers, weights } = (model ?? {}) as Partial<TfLayersModel>;
   if (typeof apply !== "function" || !Array.isArray(layers) || !Array.isArray(weights)) {
     throw new TypeError(
-      `model must be a LayersModel of tfjs, got ${typeof model === "object" && model ? kind(model) : show(model)}`,
+      `model must be a LayersModel of tfjs, got ${describe(model)}`,
     );
   }
   if (weights.length === 0) {

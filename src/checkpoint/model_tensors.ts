@@ -6,7 +6,7 @@
 
 import { DeviceArray, downloadArray } from "../cuda/device_array.ts";
 import { declaredDType } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import { arrayNameOf, isTensorDType, ownDType, sizeOf, Tensor, TENSOR_DTYPES, type TensorArray } from "./value.ts";
 
 /** A parameter or a buffer of a model. */
@@ -43,9 +43,7 @@ function readTensor(raw: unknown, label: string): Omit<ModelTensor, "name"> {
   const held = arrayNameOf(data);
   if (!isTensorDType(dtype) || !Array.isArray(shape) || held === undefined) {
     throw new TypeError(
-      `${label} must be a Parameter or a typed array, got ${
-        typeof raw === "object" && raw !== null ? kind(raw) : show(raw)
-      }`,
+      `${label} must be a Parameter or a typed array, got ${describe(raw)}`,
     );
   }
   if (!TENSOR_DTYPES[dtype].arrays.includes(held)) throw new TypeError(`${label} is ${dtype}, got a ${held} in it`);
@@ -59,9 +57,7 @@ export function modelTensors(model: unknown, where: string): ModelTensor[] {
   const { namedParameters, namedBuffers } = (model ?? {}) as Record<string, unknown>;
   if (typeof namedParameters !== "function") {
     throw new TypeError(
-      `${where} must be a model with namedParameters(), got ${
-        typeof model === "object" && model !== null ? kind(model) : show(model)
-      }`,
+      `${where} must be a model with namedParameters(), got ${describe(model)}`,
     );
   }
   const found: ModelTensor[] = [], names = new Set<string>();

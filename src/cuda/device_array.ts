@@ -6,7 +6,7 @@
 
 import type { Device, DeviceName } from "../../ffi/cuda_driver.ts";
 import { allocate, arrayNames, bytesOf, type DType, holds, type TypedArray, writeFrom } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 
 export type { DeviceName };
 
@@ -120,9 +120,7 @@ export class DeviceArray {
     const { address } = this;
     if (!holds(values, this.dtype)) {
       throw new TypeError(
-        `values must be ${arrayNames(this.dtype)} of ${this.length}, got ${
-          typeof values === "object" && values !== null ? kind(values) : show(values)
-        }`,
+        `values must be ${arrayNames(this.dtype)} of ${this.length}, got ${describe(values)}`,
       );
     }
     if (values.length !== this.length) {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kind, show, StateDictError } from "../errors.ts";
+import { describe, show, StateDictError } from "../errors.ts";
 import type { AnyOptimizer } from "../optim/optimizer.ts";
 import type { Schema } from "../optim/options.ts";
 import { checkKeys, type Cursor, Engine, type Group, initialKey, readInteger, readNumbers } from "./engine.ts";
@@ -22,9 +22,7 @@ function checkChildren(schedulers: unknown, optimizer: AnyOptimizer | null, owne
   schedulers.forEach((scheduler: unknown, i) => {
     if (!(scheduler instanceof LRScheduler)) {
       throw new TypeError(
-        `schedulers[${i}] must be a scheduler, got ${
-          typeof scheduler === "object" && scheduler !== null ? kind(scheduler) : show(scheduler)
-        }`,
+        `schedulers[${i}] must be a scheduler, got ${describe(scheduler)}`,
       );
     }
     if (isPlateau(engineOf(scheduler))) {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import { type AnyOptimizer, Optimizer } from "../optim/optimizer.ts";
 import { type OptionSpec, readOptions, type Schema } from "../optim/options.ts";
 
@@ -139,9 +139,7 @@ export const COMMON: Schema<SchedulerOptions> = {
 export function checkOptimizer(optimizer: unknown): asserts optimizer is AnyOptimizer {
   if (optimizer instanceof Optimizer) return;
   throw new TypeError(
-    `optimizer must be an Optimizer, got ${
-      typeof optimizer === "object" && optimizer !== null ? kind(optimizer) : show(optimizer)
-    }`,
+    `optimizer must be an Optimizer, got ${describe(optimizer)}`,
   );
 }
 

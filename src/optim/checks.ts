@@ -6,7 +6,7 @@
 
 import { DeviceArray } from "../cuda/device_array.ts";
 import { arrayNames, holds, type TypedArray } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 
 /** Throws if a closure of `step()` returned a Promise. */
@@ -68,9 +68,7 @@ export function checkArray(
   }
   if (!holds(array, p.dtype)) {
     throw new TypeError(
-      `${what} must be ${arrayNames(p.dtype)} of ${size}, got ${
-        typeof array === "object" && array !== null ? kind(array) : show(array)
-      }`,
+      `${what} must be ${arrayNames(p.dtype)} of ${size}, got ${describe(array)}`,
     );
   }
   throw new RangeError(

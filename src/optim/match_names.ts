@@ -5,7 +5,7 @@
  */
 
 import { checkKeys, show, StateDictError } from "../errors.ts";
-import type { StateDict, StateDictGroup } from "./state_dict.ts";
+import { isObject, type StateDict, type StateDictGroup } from "./state_dict.ts";
 
 /** Options of `loadStateDict()`. */
 export interface LoadOptions {
@@ -38,11 +38,11 @@ function placesOf(dict: StateDict, whose: string): Map<string, Place> {
   if (typeof dict !== "object" || dict === null || !Array.isArray(dict.paramGroups)) {
     throw new StateDictError(`a state dict must be { state, paramGroups }, got ${show(dict)}`);
   }
-  if (typeof dict.state !== "object" || dict.state === null || dict.state instanceof Map) {
+  if (!isObject(dict.state)) {
     throw new StateDictError(`state of the ${whose} must be an object, got ${show(dict.state)}`);
   }
   dict.paramGroups.forEach((group, g) => {
-    if (typeof group !== "object" || group === null) {
+    if (!isObject(group)) {
       throw new StateDictError(`paramGroups[${g}] must be an object with params, got ${show(group)}`);
     }
     const names = group.paramNames, count = group.params?.length ?? 0;

@@ -6,7 +6,7 @@
 
 import { spanOf } from "../cuda/device_array.ts";
 import { isTypedArray, type TypedArray } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import { WrittenMemory } from "../memory.ts";
 import { Parameter } from "../parameter.ts";
 import { checkGroupKey } from "./options.ts";
@@ -85,7 +85,7 @@ export function readParams(params: unknown): unknown[] {
   if (isParameterLike(params) || typeof params === "string" || !isIterable(params)) {
     throw new TypeError(
       `params must be an iterable of Parameters, typed arrays, [name, parameter] pairs or groups, got ${
-        typeof params === "object" && params !== null ? kind(params) : show(params)
+        describe(params)
       }`,
     );
   }
@@ -124,9 +124,7 @@ export function readGroupParams(params: unknown, paramNames: unknown): { params:
     }
     if (!isParameterLike(parameter)) {
       throw new TypeError(
-        `params[${i}] must be a Parameter or a typed array, got ${
-          typeof parameter === "object" && parameter !== null ? kind(parameter) : show(parameter)
-        }`,
+        `params[${i}] must be a Parameter or a typed array, got ${describe(parameter)}`,
       );
     }
     return Parameter.of(parameter);
@@ -190,7 +188,7 @@ export function checkGroups(groups: readonly Grouped[]): void {
       const place = `paramGroups[${g}].params[${i}]`;
       if (!(p instanceof Parameter)) {
         throw new TypeError(
-          `${place} must be a Parameter, got ${typeof p === "object" && p !== null ? kind(p) : show(p)}`,
+          `${place} must be a Parameter, got ${describe(p)}`,
         );
       }
       const array = p.deviceArray, label = `data of ${placeOf(group, g, i)}`;

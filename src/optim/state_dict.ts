@@ -15,7 +15,7 @@ import {
   type TypedArray,
   writeFrom,
 } from "../dtype.ts";
-import { kind, show, StateDictError } from "../errors.ts";
+import { describe, show, StateDictError } from "../errors.ts";
 import type { Parameter } from "../parameter.ts";
 import { plainSparse, type SparseData, SparseTensor } from "../sparse_tensor.ts";
 import { isGroupKey } from "./options.ts";
@@ -164,7 +164,7 @@ function copyState(entry: ParameterState): ParameterState {
 }
 
 /** Whether something is an object with keys: neither an array nor a Map, whose entries nobody would read. */
-function isObject(value: unknown): value is Record<string, unknown> {
+export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && (ArrayBuffer.isView(value) || !(Symbol.iterator in value));
 }
 
@@ -319,9 +319,7 @@ export function readTensor(
   }
   if (!isTypedArray(source) && !(Array.isArray(source) && source.every((x) => typeof x === "number"))) {
     throw new StateDictError(
-      `${where} must be a typed array of ${p.size}, got ${
-        typeof value === "object" && value !== null ? kind(value) : show(value)
-      }`,
+      `${where} must be a typed array of ${p.size}, got ${describe(value)}`,
     );
   }
   if (source.length !== p.size) {

@@ -7,7 +7,7 @@
 import { allocateArray, deviceOf } from "../cuda/device_array.ts";
 import { copyBits, onHost } from "../cuda/transfer.ts";
 import { allocate, readInto, type TypedArray, writeFrom } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe } from "../errors.ts";
 import { likeOf, Parameter } from "../parameter.ts";
 import type { AvgFn, MultiAvgFn } from "./averages.ts";
 import { isObject } from "./module.ts";
@@ -94,7 +94,7 @@ function averageTensor(p: Parameter, q: Parameter, avgFn: AvgFn, n: number): Typ
     for (let i = 0; i < length; i++) {
       const value = avgFn(a[i]!, b[i]!, n) as unknown;
       if (typeof value !== "number") {
-        throw new TypeError(`avgFn must return a number, got ${isObject(value) ? kind(value) : show(value)}`);
+        throw new TypeError(`avgFn must return a number, got ${describe(value)}`);
       }
       a[i] = value;
     }

@@ -7,7 +7,7 @@
 import { DeviceArray, releaseArray } from "../cuda/device_array.ts";
 import { copyBits, copyOnDevice, memorySpan } from "../cuda/transfer.ts";
 import { type DType, isTypedArray, type TypedArray } from "../dtype.ts";
-import { kind, show } from "../errors.ts";
+import { describe, show } from "../errors.ts";
 import { checkArray } from "../foreach_plan.ts";
 import { WrittenMemory } from "../memory.ts";
 import { moveCount, Parameter } from "../parameter.ts";
@@ -88,7 +88,7 @@ function parameterOf(raw: unknown): Parameter | null | undefined {
 export function readTensors(model: Module, whose: string): Entry[] {
   if (!isObject(model) || typeof model.namedParameters !== "function") {
     throw new TypeError(
-      `${whose} must be a Module with namedParameters(), got ${isObject(model) ? kind(model) : show(model)}`,
+      `${whose} must be a Module with namedParameters(), got ${describe(model)}`,
     );
   }
   const entries: Entry[] = [], names = new Set<string>(), firsts = new Map<unknown, number>();
@@ -99,7 +99,7 @@ export function readTensors(model: Module, whose: string): Entry[] {
     const [name, raw] = pair as [string, unknown], param = parameterOf(raw), label = `${show(name)} of ${whose}`;
     if (param === undefined || (param === null && !isBuffer)) {
       throw new TypeError(
-        `${label} must be a Parameter or a typed array, got ${isObject(raw) ? kind(raw) : show(raw)}`,
+        `${label} must be a Parameter or a typed array, got ${describe(raw)}`,
       );
     }
     if (names.has(name)) throw new RangeError(`${whose} must not have a name twice, got ${label} again`);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kind, show } from "../errors.ts";
+import { describe } from "../errors.ts";
 import type { TypedArray } from "../dtype.ts";
 import { type BatchNorm, isBatchNorm, isObject, type Module, modulesOf } from "./module.ts";
 import { copyAll, copyEach, release } from "./tensors.ts";
@@ -85,13 +85,11 @@ function isTraining(module: unknown): module is { training: boolean } {
 export async function updateBn(loader: Iterable<unknown> | AsyncIterable<unknown>, model: Module): Promise<void> {
   if (!isObject(loader) || !(Symbol.asyncIterator in loader || Symbol.iterator in loader)) {
     throw new TypeError(
-      `loader must be an iterable of batches, or an asynchronous one, got ${
-        isObject(loader) ? kind(loader) : show(loader)
-      }`,
+      `loader must be an iterable of batches, or an asynchronous one, got ${describe(loader)}`,
     );
   }
   if (!isObject(model) || typeof model.forward !== "function") {
-    throw new TypeError(`model must be a Module with forward(), got ${isObject(model) ? kind(model) : show(model)}`);
+    throw new TypeError(`model must be a Module with forward(), got ${describe(model)}`);
   }
   const modules = [...modulesOf(model).add(model)], norms = modules.filter(isBatchNorm);
   if (norms.length === 0) return;
